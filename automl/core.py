@@ -1,0 +1,233 @@
+"""The nouns that every layer shares: states and their moves, leases, reports, outcomes, records.
+
+Standard library only, no I/O. What a user *declares* is in `declaration.py`; these are what the system *keeps*.
+
+Life of a trial::
+
+    WAITING ──claim──▶ RUNNING ──finish──▶ COMPLETE | PRUNED
+       ▲                 │ │ └───fail────▶ FAILED
+       │                 │ └──pause──▶ PAUSED
+       └─lost, released, retried, resumed─┘         any unfinished ──cancel──▶ CANCELLED
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Protocol
+
+
+class TrialState(str, Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_finished(self) -> bool:
+        return not MOVES[self]
+
+
+_S = TrialState
+#: The only moves there are. The database refuses any other by a trigger, and a test compares the two.
+MOVES: Mapping[TrialState, frozenset[TrialState]] = MappingProxyType(
+    {
+        _S.WAITING: frozenset({_S.RUNNING, _S.CANCELLED}),
+        _S.RUNNING: frozenset({_S.COMPLETE, _S.PRUNED, _S.FAILED, _S.PAUSED, _S.WAITING, _S.CANCELLED}),
+        _S.PAUSED: frozenset({_S.WAITING, _S.CANCELLED}),
+        _S.COMPLETE: frozenset(),
+        _S.PRUNED: frozenset(),
+        _S.FAILED: frozenset(),
+        _S.CANCELLED: frozenset(),
+    }
+)
+
+
+class StudyState(str, Enum):
+    OPEN = "open"  # more trials may come
+    FINISHED = "finished"  # the budget is used and every trial is over
+    STOPPED = "stopped"  # somebody said so; running it again opens it
+    FAILED = "failed"  # its trials cannot work; `reason` says why
+
+
+class FailureKind(str, Enum):
+    """Why an attempt ended without a result. Only `ERROR` uses up a trial's retries."""
+
+    ERROR = "error"  # the training function raised, or its process died by its own doing
+    OUT_OF_MEMORY = "out_of_memory"
+    NON_FINITE = "non_finite"  # NaN or infinity as a result
+    TIMEOUT = "timeout"  # ran longer than Resources(timeout_s=...)
+    LOST = "lost"  # the machine, the worker or the trial's process was killed from outside
+    PREEMPTED = "preempted"  # handed back on purpose (Ctrl-C, SIGTERM); costs nothing
+
+
+#: A trial that took its worker down this often, on two workers or more, is not tried again.
+MAX_LOSSES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where an attempt can go on from. `step` is the last step that is inside."""
+
+    step: int
+    path: str  #: relative to the artifact root
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The permission to advance one trial, as given to one worker. Every write carries `token`."""
+
+    token: str
+    study_id: int
+    trial_id: int
+    number: int
+    attempt: int  #: 1, 2, ...; never reset: the fencing number
+    params: Mapping[str, Any]
+    distributions: Mapping[str, str]  #: Optuna distribution JSON by parameter
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Metrics at one step. `value` is the objective's, None where only further metrics were given."""
+
+    step: int
+    value: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A stored file of a trial."""
+
+    name: str
+    sha256: str
+    size: int  #: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a trial came to. `params` and `distributions` are what a define-by-run function really asked for."""
+
+    state: TrialState  #: COMPLETE or PRUNED
+    values: tuple[float, ...] | None  #: one per metric of the study, in its order
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] | None = None
+    distributions: Mapping[str, str] | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  #: what `trial.log(key=value)` noted
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt failed. `message` is one line."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Equal for failures with the same traceback (or the same message where there is none)."""
+        return hashlib.sha256((self.traceback or self.message).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial as readers see it. Times are seconds since the epoch, by the database's clock."""
+
+    id: int
+    number: int
+    state: TrialState
+    params: Mapping[str, Any]
+    values: tuple[float, ...] | None
+    metrics: Mapping[str, float]
+    attempt: int
+    worker: str | None
+    failure: Failure | None
+    started_at: float | None
+    finished_at: float | None
+    step: int | None = None  #: last reported
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def value(self) -> float | None:
+        return self.values[0] if self.values else None
+
+    @property
+    def duration_s(self) -> float | None:
+        return self.finished_at - self.started_at if self.finished_at and self.started_at else None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """A study as the system keeps it. `spec` is None for one that a plain Optuna program made."""
+
+    id: int
+    name: str
+    state: StudyState
+    reason: str | None
+    directions: tuple[str, ...]  #: "minimize" | "maximize", one per metric
+    spec: Mapping[str, Any] | None  #: `declaration.StudySpec` as JSON
+    entrypoint: str | None  #: FILE:NAME that workers load; None when the code lives in one process only
+    code_sha256: str | None
+    queued: bool
+    active_s: float  #: seconds that somebody searched
+    created_at: float
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        if self.spec:
+            return tuple(self.spec["metrics"])
+        return tuple(f"value_{i}" if i else "value" for i in range(len(self.directions)))
+
+
+class Coordinator(Protocol):
+    """All that a worker knows of the system. The engine and the HTTP client both satisfy it.
+
+    Writes raise `LeaseLost` when the token is not current, and then change nothing. Every call may raise
+    `DatabaseUnavailable`, and every call may be repeated: the token makes the repetition harmless.
+    """
+
+    def claim(self, study_ids: Sequence[int], worker: str, token: str, lease_s: float) -> Lease | None:
+        """Take the next waiting trial of these studies; None when there is none. `token` is new for each claim."""
+
+    def renew(self, tokens: Iterable[str], lease_s: float) -> frozenset[str]:
+        """Extend these leases by `lease_s` from now; returns those still held. Stop the trials of the others."""
+
+    def report(self, token: str, reports: Sequence[Report]) -> None:
+        """Record reports. The same step again overwrites, an older attempt's never a newer one's."""
+
+    def should_prune(self, token: str) -> bool:
+        """Whether the trial is worth ending now, by the reports recorded so far."""
+
+    def checkpoint(self, token: str, checkpoint: Checkpoint) -> None:
+        """Acknowledge a checkpoint whose file is in place. An earlier step never replaces a later one."""
+
+    def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
+        """The trial's one accepted result, with its last reports."""
+
+    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> None:
+        """End the attempt. The trial waits again when it has retries left or was not to blame."""
+
+    def release(self, token: str) -> None:
+        """Hand the trial back with its last checkpoint; costs it nothing."""
+
+
+def trial_seed(study_seed: int, number: int) -> int:
+    """The seed of a trial, in [0, 2**32): the same whoever runs it, however often."""
+    return derived_seed("trial", study_seed, number)
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed in [0, 2**32) from any parts that print the same everywhere."""
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -1,0 +1,90 @@
+"""Every error that automl raises on purpose.
+
+::
+
+    AutoMLError
+    ├── InvalidInput            the caller's mistake; the message names the field and the cure
+    │   ├── InvalidStudy        a study declaration that cannot work
+    │   ├── InvalidTarget       a storage or service address that cannot be used
+    │   └── NotFound            no study or trial of that name or number
+    ├── StudyConflict           the name is taken by a study with another definition
+    ├── StudyFailed             the search stopped because its trials could not work
+    ├── LeaseLost               a write came with a lease that is no longer the current one
+    ├── ArtifactCorrupt         a file does not match its recorded sha256
+    ├── ModelUnusable           a saved model cannot be rebuilt or exported
+    └── StorageError
+        ├── DatabaseUnavailable no answer; worth another try
+        └── SchemaMismatch      the database belongs to a newer automl
+
+Catch `AutoMLError` for all of them. Facts that a program needs are attributes, not only text.
+"""
+
+from __future__ import annotations
+
+
+class AutoMLError(Exception):
+    """Base of every error of this package."""
+
+
+class InvalidInput(AutoMLError, ValueError):
+    """The caller's mistake. `field` names what was wrong with it."""
+
+    def __init__(self, message: str, field: str | None = None):
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidStudy(InvalidInput):
+    """A study declaration that cannot work."""
+
+
+class InvalidTarget(InvalidInput):
+    """A storage or service address that cannot be used."""
+
+
+class NotFound(InvalidInput, LookupError):
+    """No study or trial of that name or number."""
+
+
+class StudyConflict(AutoMLError):
+    """The name is taken by a study with another definition. `differences` lists them, one line each."""
+
+    def __init__(self, name: str, differences: list[str], extendable: bool):
+        cure = "pass --extend (extend=True) to widen it, or choose" if extendable else "choose"
+        lines = "; ".join(differences)
+        super().__init__(f"study {name!r} exists with another definition ({lines}): {cure} another name")
+        self.name = name
+        self.differences = differences
+        self.extendable = extendable
+
+
+class StudyFailed(AutoMLError):
+    """The search stopped because its trials could not work. `traceback` is what the training function raised."""
+
+    def __init__(self, message: str, traceback: str = ""):
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class LeaseLost(AutoMLError):
+    """The lease token is not the current one: another worker has the trial, or nobody. Nothing was changed."""
+
+
+class ArtifactCorrupt(AutoMLError):
+    """A stored file does not match the sha256 that was recorded for it."""
+
+
+class ModelUnusable(AutoMLError):
+    """A saved model cannot be rebuilt or exported, or is not what it was; the message says why."""
+
+
+class StorageError(AutoMLError):
+    """The database could not do what was asked."""
+
+
+class DatabaseUnavailable(StorageError):
+    """The database did not answer. Nothing is known to be wrong with the request: try again."""
+
+
+class SchemaMismatch(StorageError):
+    """The database was migrated by a newer automl than this one."""

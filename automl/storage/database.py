@@ -1,0 +1,249 @@
+"""One way into PostgreSQL and SQLite: connections, transactions, the clock, JSON, errors.
+
+Connections are in autocommit, so that a life-cycle step is one statement and one round trip. Where two statements
+belong together, `Database.transaction` says BEGIN itself; on SQLite it says BEGIN IMMEDIATE, because a read that turns
+into a write inside a deferred transaction fails at once, whatever the timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement, GenericFunction
+
+from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
+
+T = TypeVar("T")
+
+#: A pooled PostgreSQL connection that was idle for longer is asked whether it still lives before it is used.
+PING_AFTER_IDLE_S = 5.0
+
+_POSTGRES_ARGUMENTS = {
+    "connect_timeout": 5,
+    "application_name": "automl",
+    "keepalives_idle": 30,
+    "tcp_user_timeout": 10_000,
+    # A statement that waits longer is stuck behind a bug, not behind work: let it fail and be tried again.
+    "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=20s",
+}
+
+
+class now(FunctionElement[float]):  # noqa: N801  (reads as the SQL function that it is)
+    """The database's clock, at this statement: seconds since the epoch."""
+
+    type = sa.Double()
+    inherit_cache = True
+    name = "now"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class json_merge(GenericFunction[Any]):  # noqa: N801
+    """`json_merge(column, patch)`: the object in `column` with the keys of `patch` set. Atomic in an UPDATE."""
+
+    type = sa.JSON()
+    inherit_cache = True
+    name = "json_merge"
+
+
+@compiles(json_merge, "postgresql")
+def _merge_postgresql(element: json_merge, compiler: Any, **kw: Any) -> str:
+    column, patch = element.clauses
+    return f"({compiler.process(column, **kw)} || CAST({compiler.process(patch, **kw)} AS jsonb))"
+
+
+#: JSON columns: JSONB where there is one. NULL means SQL's NULL.
+Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def dumps(value: Any) -> str:
+    """JSON that PostgreSQL takes too: NaN and infinities, which JSON lacks, become {"$float": "nan"}."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_without_specials(value), separators=(",", ":"))
+
+
+def loads(text: str) -> Any:
+    return json.loads(text, object_hook=_special) if '"$float"' in text else json.loads(text)
+
+
+def _without_specials(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if isinstance(value, dict):
+        return {key: _without_specials(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_specials(item) for item in value]
+    return value
+
+
+def _special(value: dict[str, Any]) -> Any:
+    return float(value["$float"]) if value.keys() == {"$float"} else value
+
+
+class Database:
+    """An open database. Safe to share between threads, and to inherit through a fork."""
+
+    def __init__(self, url: str):
+        """Raises `InvalidTarget` for an address that cannot be used; does not connect yet."""
+        self.url = _parse_url(url)
+        self.dialect = self.url.get_backend_name()
+        arguments: dict[str, Any] = {}
+        if self.dialect == "sqlite":
+            _make_parent(Path(self.url.database or ""))
+            arguments = {"timeout": 30.0}
+        else:
+            arguments = dict(_POSTGRES_ARGUMENTS)
+        self._engine = sa.create_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            json_serializer=dumps,
+            json_deserializer=loads,
+            connect_args=arguments,
+            pool_size=5,
+            max_overflow=60,
+            pool_reset_on_return=None,
+        )
+        self._prepare_connections()
+        # A connection must not be used by two processes: a forked child starts with an empty pool.
+        pool = weakref.ref(self._engine)
+        os.register_at_fork(after_in_child=lambda: _forget_connections(pool))
+
+    def _prepare_connections(self) -> None:
+        @sa.event.listens_for(self._engine, "connect")
+        def _connected(connection: Any, record: Any) -> None:
+            if self.dialect == "sqlite":
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on power loss
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.create_function("json_merge", 2, _merge_json, deterministic=True)
+
+        @sa.event.listens_for(self._engine, "checkin")
+        def _checked_in(connection: Any, record: Any) -> None:
+            record.info["idle_since"] = time.monotonic()
+
+        @sa.event.listens_for(self._engine, "checkout")
+        def _checked_out(connection: Any, record: Any, proxy: Any) -> None:
+            idle_s = time.monotonic() - record.info.get("idle_since", time.monotonic())
+            if self.dialect == "postgresql" and idle_s > PING_AFTER_IDLE_S:
+                try:
+                    connection.cursor().execute("SELECT 1")
+                except Exception as error:
+                    raise DisconnectionError(str(error)) from error
+
+    @contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
+        """A connection whose statements commit one by one. Raises `DatabaseUnavailable`, `StorageError`."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except IntegrityError:
+            raise  # a constraint spoke: the caller knows what it means
+        except DBAPIError as error:
+            raise self._translated(error) from error
+        except sa.exc.TimeoutError as error:
+            raise DatabaseUnavailable(f"no free connection to {self}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection whose statements commit together at the end, or not at all."""
+        with self.connection() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN")
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors; a broken connection has nothing to roll back.
+                try:
+                    connection.exec_driver_sql("ROLLBACK")
+                except DBAPIError:
+                    connection.invalidate()
+                raise
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """`work` in a transaction; its result."""
+        with self.transaction() as connection:
+            return work(connection)
+
+    def first(self, statement: sa.Executable, parameters: Any = None) -> sa.Row[Any] | None:
+        """The first row of one statement, committed; None when there is none."""
+        with self.connection() as connection:
+            return connection.execute(statement, parameters).first()
+
+    def all(self, statement: sa.Executable, parameters: Any = None) -> list[sa.Row[Any]]:
+        """All rows of one statement, committed."""
+        with self.connection() as connection:
+            return list(connection.execute(statement, parameters))
+
+    def execute(self, statement: sa.Executable, parameters: Any = None) -> int:
+        """One statement, committed; the number of rows that it changed."""
+        with self.connection() as connection:
+            return connection.execute(statement, parameters).rowcount
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _translated(self, error: DBAPIError) -> Exception:
+        reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            return DatabaseUnavailable(f"{self}: {reason}")
+        return StorageError(f"{self}: {reason}")
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+
+def _parse_url(text: str) -> sa.URL:
+    try:
+        url = sa.make_url(text)
+        backend = url.get_backend_name()
+    except sa.exc.ArgumentError as error:
+        cure = "use postgresql://user@host/name or sqlite:///path/to/file.db"
+        raise InvalidTarget(f"storage: {text!r} is no database URL; {cure}", field="storage") from error
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg2")  # SQLAlchemy 2.1 means psycopg 3 by the plain name
+    if backend != "sqlite":
+        raise InvalidTarget(f"storage: {backend!r} is not supported; use postgresql:// or sqlite:///", field="storage")
+    if not url.database or url.database == ":memory:":
+        message = "storage: an in-memory database cannot be shared by processes; name a file, as in sqlite:///my.db"
+        raise InvalidTarget(message, field="storage")
+    return url
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cure = "choose a folder that you may write to"
+        message = f"storage: {path.parent} cannot be made ({error.strerror}); {cure}"
+        raise InvalidTarget(message, field="storage") from error
+
+
+def _merge_json(column: str, patch: str) -> str:
+    return json.dumps(json.loads(column) | json.loads(patch), separators=(",", ":"))
+
+
+def _forget_connections(engine: weakref.ref[sa.Engine]) -> None:
+    if (live := engine()) is not None:
+        live.dispose(close=False)

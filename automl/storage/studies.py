@@ -1,0 +1,408 @@
+"""Studies and the trials in them: declare, suggest into, read, stop, close.
+
+Numbers come from a counter on the study row, taken in the transaction that inserts the trial: dense, and never above
+the budget, however many processes ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from automl.core import (
+    Artifact,
+    Failure,
+    FailureKind,
+    Report,
+    StudyRecord,
+    StudyState,
+    TrialRecord,
+    TrialState,
+)
+from automl.declaration import StudySpec
+from automl.errors import NotFound, StudyConflict
+from automl.storage.database import Database, now
+from automl.storage.distributions import Distributions
+from automl.storage.tables import artifact, distribution, event, report, study, trial
+
+_UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
+_STUDY_COLUMNS = tuple(study.c[name] for name in StudyRecord.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the holder of a study's lease needs to know of it."""
+
+    state: StudyState
+    next_number: int
+    trials_left: int | None  #: that the budget still allows to make
+    seconds_left: float | None
+
+
+class Studies:
+    """The storage's half for everybody who is not a worker."""
+
+    def __init__(self, database: Database, distributions: Distributions):
+        self._database = database
+        self._distributions = distributions
+
+    # -- studies ------------------------------------------------------------------------------------------------
+
+    def declare(
+        self, spec: StudySpec, *, entrypoint: str | None, code_sha256: str | None, queued: bool, extend: bool
+    ) -> StudyRecord:
+        """The study of that name: made, or found and opened again with this budget.
+
+        Raises `StudyConflict` when the name is taken by another definition.
+        """
+        values = {
+            "spec": spec.to_json(),
+            "max_trials": spec.budget.trials,
+            "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
+            "retries": spec.retries,
+            "code_sha256": code_sha256,
+        }
+        if entrypoint is not None:
+            values["entrypoint"] = entrypoint
+        if queued:
+            values["queued"] = True
+        found = self._find(spec.name)
+        if found is None:
+            new = {"name": spec.name, "directions": list(spec.directions), "created_at": now(), **values}
+            try:
+                self._database.execute(sa.insert(study).values(**new))
+                return self.get(spec.name)
+            except IntegrityError:  # somebody else declared it in the meantime
+                found = self.get(spec.name)
+        self._check_same(spec, found, extend)
+        # FAILED and FINISHED studies open again too: the code was mended, the budget was raised.
+        self._database.execute(
+            sa.update(study)
+            .where(study.c.id == found.id, study.c.state != StudyState.OPEN.value)
+            .values(state=StudyState.OPEN.value, reason=None)
+        )
+        self._database.execute(sa.update(study).where(study.c.id == found.id).values(**values))
+        self.close_if_done(found.id)
+        return self.get(spec.name)
+
+    @staticmethod
+    def _check_same(spec: StudySpec, found: StudyRecord, extend: bool) -> None:
+        if found.spec is None:
+            raise StudyConflict(spec.name, ["it was made by an Optuna program"], extendable=False)
+        differences, widens = spec.differences(StudySpec.from_json(found.spec))
+        if differences and not (widens and extend):
+            raise StudyConflict(spec.name, differences, extendable=widens)
+
+    def get(self, name: str) -> StudyRecord:
+        """Raises `NotFound`, which names the studies that there are."""
+        found = self._find(name)
+        if found is None:
+            names = [row.name for row in self._database.all(sa.select(study.c.name).order_by(study.c.id).limit(10))]
+            there = f"there are {', '.join(names)}" if names else "there is none yet"
+            raise NotFound(f"study {name!r} is not in {self._database}; {there}", field="study")
+        return found
+
+    def by_id(self, study_id: int) -> StudyRecord:
+        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.id == study_id))
+        if row is None:
+            raise NotFound(f"study {study_id} is gone", field="study")
+        return _study_record(row)
+
+    def _find(self, name: str) -> StudyRecord | None:
+        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.name == name))
+        return _study_record(row) if row is not None else None
+
+    def all(self) -> list[StudyRecord]:
+        return [_study_record(row) for row in self._database.all(sa.select(*_STUDY_COLUMNS).order_by(study.c.id))]
+
+    def queued(self) -> list[StudyRecord]:
+        """Open studies that any worker may take up, the oldest first."""
+        wanted = sa.select(*_STUDY_COLUMNS).where(study.c.queued, study.c.state == StudyState.OPEN.value)
+        return [_study_record(row) for row in self._database.all(wanted.order_by(study.c.id))]
+
+    def end(self, study_id: int, state: StudyState, reason: str) -> bool:
+        """Stop or fail an open study and cancel what is unfinished; False when it was not open."""
+        ended = sa.update(study).where(study.c.id == study_id, study.c.state == StudyState.OPEN.value)
+        with self._database.transaction() as connection:
+            if not connection.execute(ended.values(state=state.value, reason=reason)).rowcount:
+                return False
+            self._cancel(connection, study_id, trial.c.state.in_(_UNFINISHED))
+            return True
+
+    def fail_if_hopeless(self, study_id: int, same: int) -> bool:
+        """Fail a study of which no trial ever worked and `same` failed attempts in a row ended alike."""
+        worked = (TrialState.COMPLETE.value, TrialState.PRUNED.value)
+        row = self._database.first(
+            sa.select(trial.c.id).where(trial.c.study_id == study_id, trial.c.state.in_(worked)).limit(1)
+        )
+        if row is not None:
+            return False
+        failures = sa.select(trial.c.failure_digest, trial.c.failure_message, trial.c.failure_kind).where(
+            trial.c.study_id == study_id, trial.c.failure_kind.is_not(None)
+        )
+        rows = self._database.all(failures.order_by(trial.c.number).limit(same))
+        kinds = {row.failure_kind for row in rows}
+        if len(rows) < same or len({row.failure_digest for row in rows}) > 1 or kinds != {FailureKind.ERROR.value}:
+            return False
+        return self.end(study_id, StudyState.FAILED, f"the first {same} trials failed alike: {rows[0].failure_message}")
+
+    def close_if_done(self, study_id: int) -> bool:
+        """Finish an open study whose budget is used and whose trials are over; True for the one who did it."""
+        used = sa.or_(
+            study.c.next_number - study.c.cancelled >= study.c.max_trials,
+            study.c.active_s >= study.c.max_active_s,
+        )
+        unfinished = sa.exists().where(trial.c.study_id == study.c.id, trial.c.state.in_(_UNFINISHED))
+        closed = sa.update(study).where(
+            study.c.id == study_id, study.c.state == StudyState.OPEN.value, used, ~unfinished
+        )
+        return bool(self._database.execute(closed.values(state=StudyState.FINISHED.value)))
+
+    def counts(self, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+        """Trials by state, with every state present, and "total"."""
+        counted = (
+            sa.select(trial.c.study_id, trial.c.state, sa.func.count().label("n"))
+            .where(trial.c.study_id.in_(study_ids))
+            .group_by(trial.c.study_id, trial.c.state)
+        )
+        empty = {"total": 0} | {state.value: 0 for state in TrialState}
+        found = {study_id: dict(empty) for study_id in study_ids}
+        for row in self._database.all(counted):
+            found[row.study_id][row.state] = row.n
+            found[row.study_id]["total"] += row.n
+        return found
+
+    # -- suggesting ---------------------------------------------------------------------------------------------
+
+    def hold(self, study_id: int, token: str, lease_s: float, active_s: float = 0.0) -> Held | None:
+        """Take or keep the right to suggest for the study; None while another process has it.
+
+        `active_s` seconds of search since the last call are added to what the budget's minutes count.
+        """
+        held = (
+            sa.update(study)
+            .where(
+                study.c.id == study_id,
+                sa.or_(
+                    study.c.suggester_token == token,
+                    study.c.suggester_token.is_(None),
+                    study.c.suggester_expires_at < now(),
+                ),
+            )
+            .values(
+                suggester_token=token,
+                suggester_expires_at=now() + lease_s,
+                active_s=study.c.active_s + active_s,
+            )
+            .returning(
+                study.c.state,
+                study.c.next_number,
+                (study.c.max_trials - study.c.next_number + study.c.cancelled).label("trials_left"),
+                (study.c.max_active_s - study.c.active_s).label("seconds_left"),
+            )
+        )
+        row = self._database.first(held)
+        if row is None:
+            return None
+        return Held(StudyState(row.state), row.next_number, row.trials_left, row.seconds_left)
+
+    def let_go(self, study_id: int, token: str) -> None:
+        """Give the right to suggest back at once, instead of when it expires."""
+        held = sa.update(study).where(study.c.id == study_id, study.c.suggester_token == token)
+        self._database.execute(held.values(suggester_token=None, suggester_expires_at=None))
+
+    def add_suggestion(self, study_id: int, token: str, number: int, suggestion: Mapping[str, Any]) -> bool:
+        """Add a waiting trial with exactly this number.
+
+        `suggestion` holds `params`, `distributions` (JSON text by parameter), `system_attrs` and `basis`. False, and
+        nothing done, when the number was taken, the budget is used, the study is not open or the lease is lost.
+        """
+        row = self._suggestion_row(study_id, suggestion)
+        taken = _counted_up(study_id, sa.and_(study.c.suggester_token == token, study.c.next_number == number))
+        with self._database.transaction() as connection:
+            if connection.execute(taken).first() is None:
+                return False
+            connection.execute(_new_trial(study_id, number, "suggested", row))
+            return True
+
+    def revise_suggestion(self, study_id: int, number: int, suggestion: Mapping[str, Any]) -> bool:
+        """Replace an unclaimed suggestion (or complete an enqueued trial) in place; False when it was claimed."""
+        waiting = sa.update(trial).where(
+            trial.c.study_id == study_id,
+            trial.c.number == number,
+            trial.c.state == TrialState.WAITING.value,
+            trial.c.attempt == 0,
+        )
+        return bool(
+            self._database.execute(waiting.values(cause="revised", **self._suggestion_row(study_id, suggestion)))
+        )
+
+    def _suggestion_row(self, study_id: int, suggestion: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "params": dict(suggestion["params"]),
+            "distributions": self._distributions.ids(study_id, suggestion["distributions"]),
+            "system_attrs": dict(suggestion["system_attrs"]),
+            "basis": suggestion["basis"],
+        }
+
+    def enqueue(self, study_id: int, params: Mapping[str, Any]) -> int | None:
+        """Add a trial with these parameters, the rest to be suggested; its number, None when the budget is used."""
+        with self._database.transaction() as connection:
+            row = connection.execute(_counted_up(study_id, sa.true())).first()
+            if row is None:
+                return None
+            fixed = {"fixed_params": dict(params)}
+            connection.execute(_new_trial(study_id, row.number, "enqueued", {"system_attrs": fixed}))
+            return row.number
+
+    def shrink_budget(self, study_id: int) -> None:
+        """Make the trials that there are the whole budget (a grid has no more points)."""
+        made = study.c.next_number - study.c.cancelled
+        self._database.execute(sa.update(study).where(study.c.id == study_id).values(max_trials=made))
+
+    def cancel_waiting(self, study_id: int) -> int:
+        """Cancel what nobody has started; how many."""
+        with self._database.transaction() as connection:
+            return self._cancel(connection, study_id, trial.c.state == TrialState.WAITING.value)
+
+    @staticmethod
+    def _cancel(connection: sa.Connection, study_id: int, which: sa.ColumnElement[bool]) -> int:
+        cancelled = (
+            sa.update(trial)
+            .where(trial.c.study_id == study_id, which)
+            .values(
+                state=TrialState.CANCELLED.value,
+                cause="cancelled",
+                lease_token=None,
+                lease_expires_at=None,
+                finished_at=now(),
+            )
+        )
+        count = connection.execute(cancelled).rowcount
+        more = sa.update(study).where(study.c.id == study_id)
+        connection.execute(more.values(cancelled=study.c.cancelled + count))
+        return count
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def trials(
+        self, study_id: int, *, states: Sequence[TrialState] | None = None, numbers: Sequence[int] | None = None
+    ) -> list[TrialRecord]:
+        """Trials by number."""
+        last = (
+            sa.select(sa.func.max(report.c.step)).where(report.c.trial_id == trial.c.id).scalar_subquery().label("step")
+        )
+        wanted = sa.select(trial, last).where(trial.c.study_id == study_id)
+        if states is not None:
+            wanted = wanted.where(trial.c.state.in_([state.value for state in states]))
+        if numbers is not None:
+            wanted = wanted.where(trial.c.number.in_(list(numbers)))
+        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number))]
+
+    def best(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
+        """The best complete trials by the first metric, best first. A trial without a value is never the best."""
+        order = trial.c.value.desc() if record.directions[0] == "maximize" else trial.c.value.asc()
+        wanted = sa.select(trial, sa.null().label("step")).where(
+            trial.c.study_id == record.id, trial.c.state == TrialState.COMPLETE.value, trial.c.value.is_not(None)
+        )
+        rows = self._database.all(wanted.order_by(order, trial.c.number).limit(limit))
+        return [_trial_record(row) for row in rows]
+
+    def trial(self, record: StudyRecord, number: int) -> TrialRecord:
+        """One trial with its artifacts. Raises `NotFound`."""
+        found = self.trials(record.id, numbers=[number])
+        if not found:
+            raise NotFound(f"study {record.name!r} has no trial {number}", field="trial")
+        files = sa.select(artifact).where(artifact.c.trial_id == found[0].id).order_by(artifact.c.name)
+        artifacts = tuple(Artifact(row.name, row.sha256, row.size) for row in self._database.all(files))
+        fields = {name: getattr(found[0], name) for name in TrialRecord.__dataclass_fields__}
+        return TrialRecord(**{**fields, "artifacts": artifacts})
+
+    def reports(self, trial_id: int) -> list[Report]:
+        rows = self._database.all(sa.select(report).where(report.c.trial_id == trial_id).order_by(report.c.step))
+        return [Report(row.step, row.value, row.metrics or {}) for row in rows]
+
+    def history(self, trial_id: int) -> list[dict[str, Any]]:
+        """What happened to a trial: state, cause, attempt, worker, checkpoint_step and time of each move."""
+        names = ("state", "cause", "attempt", "worker", "checkpoint_step", "at")
+        rows = self._database.all(
+            sa.select(*(event.c[name] for name in names)).where(event.c.trial_id == trial_id).order_by(event.c.seq)
+        )
+        return [row._asdict() for row in rows]
+
+    def finished_since(self, study_id: int, moment: float) -> list[TrialRecord]:
+        """Trials that ended at or after `moment` (seconds since the epoch), in that order."""
+        wanted = sa.select(trial, sa.null().label("step")).where(
+            trial.c.study_id == study_id, trial.c.finished_at >= moment
+        )
+        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.finished_at))]
+
+    def clock(self) -> float:
+        """The database's clock, seconds since the epoch."""
+        row = self._database.first(sa.select(now().label("now")))
+        assert row is not None
+        return float(row.now)
+
+    def delete(self, study_id: int) -> None:
+        """Remove a study with everything in it. Raises `NotFound`."""
+        with self._database.transaction() as connection:
+            connection.execute(sa.delete(event).where(event.c.study_id == study_id))
+            trials = sa.select(trial.c.id).where(trial.c.study_id == study_id)
+            for table in (report, artifact):
+                connection.execute(sa.delete(table).where(table.c.trial_id.in_(trials)))
+            for table in (trial, distribution):
+                connection.execute(sa.delete(table).where(table.c.study_id == study_id))
+            if not connection.execute(sa.delete(study).where(study.c.id == study_id)).rowcount:
+                raise NotFound(f"study {study_id} is gone", field="study")
+
+
+def _counted_up(study_id: int, condition: sa.ColumnElement[bool]) -> Any:
+    """Take the next number of an open study, if its budget has one left."""
+    within_budget = sa.or_(study.c.max_trials.is_(None), study.c.next_number - study.c.cancelled < study.c.max_trials)
+    return (
+        sa.update(study)
+        .where(study.c.id == study_id, study.c.state == StudyState.OPEN.value, within_budget, condition)
+        .values(next_number=study.c.next_number + 1)
+        .returning((study.c.next_number - 1).label("number"))
+    )
+
+
+def _new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]) -> sa.Insert:
+    return sa.insert(trial).values(
+        study_id=study_id,
+        number=number,
+        state=TrialState.WAITING.value,
+        cause=cause,
+        created_at=now(),
+        **values,
+    )
+
+
+def _study_record(row: sa.Row[Any]) -> StudyRecord:
+    data = row._asdict()
+    return StudyRecord(**{**data, "state": StudyState(row.state), "directions": tuple(row.directions)})
+
+
+def _trial_record(row: sa.Row[Any]) -> TrialRecord:
+    failure = None
+    if row.failure_kind is not None:
+        failure = Failure(FailureKind(row.failure_kind), row.failure_message, row.failure_traceback or "")
+    return TrialRecord(
+        id=row.id,
+        number=row.number,
+        state=TrialState(row.state),
+        params=row.params or row.system_attrs.get("fixed_params", {}),
+        values=tuple(row.objectives) if row.objectives is not None else None,
+        metrics=row.metrics,
+        attempt=row.attempt,
+        worker=row.worker,
+        failure=failure,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        step=row.step,
+        facts=row.user_attrs,
+    )
