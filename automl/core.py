@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
 
-class TrialState(str, Enum):
+class TrialState(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     PAUSED = "paused"
@@ -49,14 +49,14 @@ MOVES: Mapping[TrialState, frozenset[TrialState]] = MappingProxyType(
 )
 
 
-class StudyState(str, Enum):
+class StudyState(StrEnum):
     OPEN = "open"  # more trials may come
     FINISHED = "finished"  # the budget is used and every trial is over
     STOPPED = "stopped"  # somebody said so; running it again opens it
     FAILED = "failed"  # its trials cannot work; `reason` says why
 
 
-class FailureKind(str, Enum):
+class FailureKind(StrEnum):
     """Why an attempt ended without a result. Only `ERROR` uses up a trial's retries."""
 
     ERROR = "error"  # the training function raised, or its process died by its own doing
@@ -155,6 +155,7 @@ class TrialRecord:
     started_at: float | None
     finished_at: float | None
     step: int | None = None  #: last reported
+    last_value: float | None = None  #: reported at that step
     facts: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
 
@@ -205,6 +206,9 @@ class Coordinator(Protocol):
 
     def report(self, token: str, reports: Sequence[Report]) -> None:
         """Record reports. The same step again overwrites, an older attempt's never a newer one's."""
+
+    def describe(self, token: str, params: Mapping[str, Any], distributions: Mapping[str, str]) -> None:
+        """Record what a define-by-run function really asked for, while it runs."""
 
     def should_prune(self, token: str) -> bool:
         """Whether the trial is worth ending now, by the reports recorded so far."""

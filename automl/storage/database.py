@@ -36,7 +36,8 @@ _POSTGRES_ARGUMENTS = {
     "keepalives_idle": 30,
     "tcp_user_timeout": 10_000,
     # A statement that waits longer is stuck behind a bug, not behind work: let it fail and be tried again.
-    "options": "-c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=20s",
+    # None runs long enough to be worth compiling to machine code.
+    "options": "-c jit=off -c statement_timeout=60s -c lock_timeout=10s -c idle_in_transaction_session_timeout=20s",
 }
 
 
@@ -70,6 +71,62 @@ class json_merge(GenericFunction[Any]):  # noqa: N801
 def _merge_postgresql(element: json_merge, compiler: Any, **kw: Any) -> str:
     column, patch = element.clauses
     return f"({compiler.process(column, **kw)} || CAST({compiler.process(patch, **kw)} AS jsonb))"
+
+
+class json_append(GenericFunction[Any]):  # noqa: N801
+    """`json_merge` for a column of type JSON, whose keys stay in the order in which they were set."""
+
+    type = sa.JSON()
+    inherit_cache = True
+    name = "json_append"
+
+
+@compiles(json_append, "postgresql")
+def _append_postgresql(element: json_append, compiler: Any, **kw: Any) -> str:
+    column, patch = (compiler.process(clause, **kw) for clause in element.clauses)
+    # By its text: JSONB forgets the order. A key that comes twice counts as its last value, at its first place.
+    head = f"CASE WHEN {column}::text = '{{}}' THEN '{{' ELSE left({column}::text, -1) || ',' END"
+    return f"CAST({head} || substr({patch}, 2) AS json)"
+
+
+@compiles(json_append, "sqlite")
+def _append_sqlite(element: json_append, compiler: Any, **kw: Any) -> str:
+    column, patch = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"json_merge({column}, {patch})"
+
+
+class json_member(GenericFunction[Any]):  # noqa: N801
+    """`json_member(key, column)`: an object with the column's JSON under this key."""
+
+    type = sa.JSON()
+    inherit_cache = True
+    name = "json_member"
+
+
+@compiles(json_member, "postgresql")
+def _member_postgresql(element: json_member, compiler: Any, **kw: Any) -> str:
+    key, column = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"json_build_object({key}, {column})"
+
+
+@compiles(json_member, "sqlite")
+def _member_sqlite(element: json_member, compiler: Any, **kw: Any) -> str:
+    key, column = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"json_object({key}, json({column}))"
+
+
+class packed(GenericFunction[str]):  # noqa: N801
+    """`packed(step, value)`: an aggregate, "step value step value ..." with every bit of the values."""
+
+    type = sa.Text()
+    inherit_cache = True
+    name = "packed"
+
+
+@compiles(packed, "postgresql")
+def _packed_postgresql(element: packed, compiler: Any, **kw: Any) -> str:
+    step, value = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"string_agg({step}::text || ' ' || {value}::text, ' ' ORDER BY {step})"
 
 
 #: JSON columns: JSONB where there is one. NULL means SQL's NULL.
@@ -138,6 +195,7 @@ class Database:
                 connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on power loss
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.create_function("json_merge", 2, _merge_json, deterministic=True)
+                connection.create_aggregate("packed", 2, _Packed)
 
         @sa.event.listens_for(self._engine, "checkin")
         def _checked_in(connection: Any, record: Any) -> None:
@@ -238,6 +296,19 @@ def _make_parent(path: Path) -> None:
         cure = "choose a folder that you may write to"
         message = f"storage: {path.parent} cannot be made ({error.strerror}); {cure}"
         raise InvalidTarget(message, field="storage") from error
+
+
+class _Packed:
+    """`packed` for SQLite, whose own conversion to text keeps 15 digits only."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def step(self, step: int, value: float | None) -> None:
+        self._parts.append(f"{step} {'nan' if value is None else repr(value)}")
+
+    def finalize(self) -> str | None:
+        return " ".join(self._parts) or None
 
 
 def _merge_json(column: str, patch: str) -> str:

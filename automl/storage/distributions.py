@@ -6,7 +6,6 @@ A distribution is Optuna's JSON text. Ids are never reused or changed, so what w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from threading import Lock
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,7 +19,6 @@ class Distributions:
 
     def __init__(self, database: Database):
         self._database = database
-        self._lock = Lock()
         self._ids: dict[tuple[int, str, str], int] = {}
         self._bodies: dict[int, str] = {}
         insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
@@ -49,7 +47,6 @@ class Distributions:
 
     def _load(self, study_id: int) -> None:
         rows = self._database.all(sa.select(distribution).where(distribution.c.study_id == study_id))
-        with self._lock:
-            for row in rows:
-                self._ids[study_id, row.name, row.body] = row.id
-                self._bodies[row.id] = row.body
+        for row in rows:  # without a lock: whoever sets an entry sets it to the same
+            self._ids[study_id, row.name, row.body] = row.id
+            self._bodies[row.id] = row.body

@@ -9,7 +9,7 @@ used for one claim, so a call whose answer was lost can be made again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -110,6 +110,13 @@ _RELEASE = (
 )
 
 
+class Holder(NamedTuple):
+    """The trial that a lease is for."""
+
+    study_id: int
+    number: int
+
+
 class Leases:
     """The worker's half of the storage. Raises `LeaseLost` where a token is not the current one."""
 
@@ -167,6 +174,13 @@ class Leases:
                 raise LeaseLost(f"lease {token} is over")
             self._insert_reports(connection, row.id, row.attempt, reports)
 
+    def describe(self, token: str, params: Mapping[str, Any], distributions: Mapping[str, str]) -> None:
+        """Record what a define-by-run function really asked for, while it runs."""
+        ids = self._distributions.ids(self.holder(token).study_id, distributions)
+        described = sa.update(trial).where(_HELD).values(params=dict(params), distributions=ids)
+        if self._database.execute(described, {"held": token}) == 0:
+            raise LeaseLost(f"lease {token} is over")
+
     def checkpoint(self, token: str, checkpoint: Checkpoint) -> None:
         """Acknowledge a checkpoint; one of an earlier step than the recorded one is passed over."""
         arguments = {"step": checkpoint.step, "path": checkpoint.path, "sha256": checkpoint.sha256}
@@ -219,6 +233,13 @@ class Leases:
                 raise LeaseLost(f"lease {token} is over")
             self._insert_reports(connection, row.id, row.attempt, reports)
             return row.study_id, TrialState(row.state)
+
+    def holder(self, token: str) -> Holder:
+        """Which trial the lease is for."""
+        row = self._database.first(sa.select(trial.c.study_id, trial.c.number).where(_HELD), {"held": token})
+        if row is None:
+            raise LeaseLost(f"lease {token} is over")
+        return Holder(row.study_id, row.number)
 
     def release(self, token: str) -> None:
         """Back to the queue with the last checkpoint, at no cost to the trial."""

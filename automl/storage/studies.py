@@ -43,6 +43,15 @@ class Held:
     seconds_left: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A waiting trial that nobody ever claimed."""
+
+    number: int
+    basis: int | None  #: None: enqueued, not completed by the sampler yet
+    fixed: Mapping[str, Any] | None  #: parameters that were given with it
+
+
 class Studies:
     """The storage's half for everybody who is not a worker."""
 
@@ -241,6 +250,14 @@ class Studies:
             self._database.execute(waiting.values(cause="revised", **self._suggestion_row(study_id, suggestion)))
         )
 
+    def unclaimed(self, study_id: int) -> list[Unclaimed]:
+        """In the order in which they will be claimed."""
+        wanted = sa.select(trial.c.number, trial.c.basis, trial.c.system_attrs).where(
+            trial.c.study_id == study_id, trial.c.state == TrialState.WAITING.value, trial.c.attempt == 0
+        )
+        rows = self._database.all(wanted.order_by(trial.c.number))
+        return [Unclaimed(row.number, row.basis, row.system_attrs.get("fixed_params")) for row in rows]
+
     def _suggestion_row(self, study_id: int, suggestion: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "params": dict(suggestion["params"]),
@@ -293,10 +310,14 @@ class Studies:
         self, study_id: int, *, states: Sequence[TrialState] | None = None, numbers: Sequence[int] | None = None
     ) -> list[TrialRecord]:
         """Trials by number."""
-        last = (
-            sa.select(sa.func.max(report.c.step)).where(report.c.trial_id == trial.c.id).scalar_subquery().label("step")
+        reports = (
+            sa.select(report.c.step).where(report.c.trial_id == trial.c.id).order_by(report.c.step.desc()).limit(1)
         )
-        wanted = sa.select(trial, last).where(trial.c.study_id == study_id)
+        wanted = sa.select(
+            trial,
+            reports.scalar_subquery().label("step"),
+            reports.with_only_columns(report.c.value).scalar_subquery().label("last_value"),
+        ).where(trial.c.study_id == study_id)
         if states is not None:
             wanted = wanted.where(trial.c.state.in_([state.value for state in states]))
         if numbers is not None:
@@ -306,7 +327,7 @@ class Studies:
     def best(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
         """The best complete trials by the first metric, best first. A trial without a value is never the best."""
         order = trial.c.value.desc() if record.directions[0] == "maximize" else trial.c.value.asc()
-        wanted = sa.select(trial, sa.null().label("step")).where(
+        wanted = sa.select(trial).where(
             trial.c.study_id == record.id, trial.c.state == TrialState.COMPLETE.value, trial.c.value.is_not(None)
         )
         rows = self._database.all(wanted.order_by(order, trial.c.number).limit(limit))
@@ -322,6 +343,13 @@ class Studies:
         fields = {name: getattr(found[0], name) for name in TrialRecord.__dataclass_fields__}
         return TrialRecord(**{**fields, "artifacts": artifacts})
 
+    def add_artifacts(self, trial_id: int, files: Sequence[Artifact]) -> None:
+        """Record further files of a finished trial; a name that it has already keeps its file."""
+        for item in files:
+            known = sa.exists().where(artifact.c.trial_id == trial_id, artifact.c.name == item.name)
+            row = sa.select(*map(sa.literal, (trial_id, item.name, item.sha256, item.size))).where(~known)
+            self._database.execute(sa.insert(artifact).from_select(["trial_id", "name", "sha256", "size"], row))
+
     def reports(self, trial_id: int) -> list[Report]:
         rows = self._database.all(sa.select(report).where(report.c.trial_id == trial_id).order_by(report.c.step))
         return [Report(row.step, row.value, row.metrics or {}) for row in rows]
@@ -336,9 +364,7 @@ class Studies:
 
     def finished_since(self, study_id: int, moment: float) -> list[TrialRecord]:
         """Trials that ended at or after `moment` (seconds since the epoch), in that order."""
-        wanted = sa.select(trial, sa.null().label("step")).where(
-            trial.c.study_id == study_id, trial.c.finished_at >= moment
-        )
+        wanted = sa.select(trial).where(trial.c.study_id == study_id, trial.c.finished_at >= moment)
         return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.finished_at))]
 
     def clock(self) -> float:
@@ -403,6 +429,7 @@ def _trial_record(row: sa.Row[Any]) -> TrialRecord:
         failure=failure,
         started_at=row.started_at,
         finished_at=row.finished_at,
-        step=row.step,
+        step=getattr(row, "step", None),
+        last_value=getattr(row, "last_value", None),
         facts=row.user_attrs,
     )

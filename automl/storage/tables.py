@@ -71,7 +71,8 @@ trial = sa.Table(
     sa.Column("cause", sa.Text, nullable=False),  # of the last move, for the history
     # How many results the suggestion was based on; NULL: not suggested yet (enqueued, or made by Optuna).
     sa.Column("basis", sa.Integer),
-    sa.Column("params", Json, nullable=False, server_default="{}"),
+    # In the order in which they were suggested, so not JSONB.
+    sa.Column("params", sa.JSON(none_as_null=True), nullable=False, server_default="{}"),
     sa.Column("distributions", Json, nullable=False, server_default="{}"),  # parameter -> distribution.id
     sa.Column("objectives", Json),  # [value of each metric of the study]; NULL when there is none
     sa.Column("value", sa.Double),  # the first of them, never NaN: what SQL can sort by
@@ -125,6 +126,13 @@ sa.Index(
     trial.c.study_id,
     postgresql_where=trial.c.state == sa.literal_column("'running'"),
     sqlite_where=trial.c.state == sa.literal_column("'running'"),
+)
+sa.Index(
+    "ix_trial_best",
+    trial.c.study_id,
+    trial.c.value,
+    postgresql_where=trial.c.state == sa.literal_column("'complete'"),
+    sqlite_where=trial.c.state == sa.literal_column("'complete'"),
 )
 
 report = sa.Table(

@@ -151,7 +151,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("basis", sa.Integer(), nullable=True),
-        sa.Column("params", JSON, server_default="{}", nullable=False),
+        sa.Column("params", sa.JSON(none_as_null=True), server_default="{}", nullable=False),
         sa.Column("distributions", JSON, server_default="{}", nullable=False),
         sa.Column("objectives", JSON, nullable=True),
         sa.Column("value", sa.Double(), nullable=True),
@@ -188,6 +188,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trial")),
         sa.UniqueConstraint("study_id", "number", name=op.f("uq_trial_study_id_number")),
         sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_trial_best",
+        "trial",
+        ["study_id", "value"],
+        unique=False,
+        postgresql_where=sa.text("state = 'complete'"),
+        sqlite_where=sa.text("state = 'complete'"),
     )
     op.create_index(
         "ix_trial_running",

@@ -1,0 +1,1 @@
+"""What keeps workers alive, here or on a cluster."""

@@ -1,0 +1,95 @@
+"""A worker that takes up whatever is queued: it loads a study's file when the study comes and drops it at its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from automl.core import StudyRecord, StudyState
+from automl.dispatch.export import export_best_model
+from automl.dispatch.local import LocalDispatch
+from automl.engine import Engine
+from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy
+from automl.trainers.host import StudyHost
+from automl.trainers.source import FileSource, code_sha256
+from automl.trainers.worker import Slot
+
+log = logging.getLogger("automl.dispatch")
+
+#: How often the queue is looked at.
+LOOK_S = 0.5
+
+
+class QueueWorker:
+    """Serves the queue until told to stop."""
+
+    def __init__(self, engine: Engine, slots: Sequence[Slot], lease_s: float, say: Callable[[str], None]):
+        """`say` takes a line for the person who watches this worker."""
+        self._engine = engine
+        self._slots = slots
+        self._lease_s = lease_s
+        self._say = say
+        self._hosts: dict[int, StudyHost] = {}
+        self._refused: dict[int, str | None] = {}  # study id -> its code's digest when it could not be loaded
+
+    def serve(self, *, exit_when_idle: bool) -> None:
+        """Work; returns when there is nothing left to do, if `exit_when_idle`. KeyboardInterrupt hands all back."""
+        with LocalDispatch(self._engine, self._slots, self._lease_s) as local:
+            while True:
+                local.check()
+                try:
+                    queued = self._engine.queued_studies()
+                    self._take_up(local, queued)
+                    self._drop_ended(local, queued)
+                except DatabaseUnavailable as error:
+                    log.warning("%s; trying again", error)
+                else:
+                    if exit_when_idle and not self._hosts and not local.busy:
+                        return
+                time.sleep(LOOK_S)
+
+    def _take_up(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
+        for record in queued:
+            host = self._hosts.get(record.id)
+            if host is not None and host.alive:
+                continue
+            if record.id in self._refused and self._refused[record.id] == record.code_sha256:
+                continue
+            try:
+                self._hosts[record.id] = host = self._load(record)
+                local.add(record, host)
+                self._say(f"study {record.name}: taken up")
+            except (AutoMLError, OSError) as error:
+                self._refused[record.id] = record.code_sha256
+                self._say(f"study {record.name}: passed over: {error}")
+
+    def _load(self, record: StudyRecord) -> StudyHost:
+        """Raises `InvalidStudy`, `StudyFailed`."""
+        if record.entrypoint is None:
+            raise InvalidStudy("its code lives in the process that declared it; submit it from a file")
+        source = FileSource.from_entrypoint(record.entrypoint)
+        if not Path(source.path).is_file():
+            raise InvalidStudy(f"{source.path} is not on this machine; put the file there")
+        found = code_sha256(source.path)
+        if found != record.code_sha256:
+            raise InvalidStudy(
+                f"{source.path} is not the file that was submitted (sha256 {found[:12]} here, "
+                f"{(record.code_sha256 or '-')[:12]} there); update it here, or submit it again"
+            )
+        log_path = self._engine.artifacts.root / "logs" / str(record.id) / "template.log"
+        return StudyHost.start(source, log_path=log_path)
+
+    def _drop_ended(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
+        open_ids = {record.id for record in queued}
+        for study_id in [id for id in self._hosts if id not in open_ids]:
+            host = self._hosts.pop(study_id)
+            try:
+                record = self._engine.study_by_id(study_id)
+                self._say(f"study {record.name}: {record.state.value}")
+                if record.state is StudyState.FINISHED and host.alive:
+                    export_best_model(self._engine, record, host)
+            except (AutoMLError, OSError) as error:
+                log.warning("%s", error)
+            local.drop(study_id)

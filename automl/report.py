@@ -1,0 +1,173 @@
+"""Studies and trials as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from automl.core import Failure, StudyRecord, TrialRecord, TrialState
+from automl.declaration import StudySpec
+from automl.display import format_duration, format_params, format_value
+from automl.display.progress import clean
+from automl.engine import Engine
+from automl.session import in_declared_order
+
+_ROWS = 10
+
+
+def plain(data: Any) -> Any:
+    """`data` as JSON can say it: NaN and infinities become null, tuples lists."""
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, Mapping):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(item) for item in data]
+    return data
+
+
+def study_json(
+    record: StudyRecord, counts: Mapping[str, int], best: TrialRecord | None, *, with_params: bool = True
+) -> dict[str, Any]:
+    """The pinned object: name, state, metrics, budget, trials (counts), best."""
+    spec = record.spec or {}
+    found = None
+    if best is not None:
+        found = {"number": best.number, "value": best.value, "values": list(best.values or ())}
+        if with_params:
+            found["params"] = _ordered(record, best.params)
+    metrics = spec.get("metrics") or {
+        name: "max" if direction == "maximize" else "min"
+        for name, direction in zip(record.metric_names, record.directions, strict=True)
+    }
+    return {
+        "name": record.name,
+        "state": record.state.value,
+        "reason": record.reason,
+        "metrics": metrics,
+        "budget": spec.get("budget") or {"trials": None, "minutes": None},
+        "trials": dict(counts),
+        "best": found,
+    }
+
+
+def trial_json(engine: Engine, record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    """Everything that is known of a trial."""
+    return {
+        "number": trial.number,
+        "state": trial.state.value,
+        "params": _ordered(record, trial.params),
+        "values": list(trial.values) if trial.values is not None else None,
+        "metrics": trial.metrics,
+        "facts": trial.facts,
+        "attempt": trial.attempt,
+        "worker": trial.worker,
+        "failure": _failure_json(trial.failure),
+        "started_at": trial.started_at,
+        "finished_at": trial.finished_at,
+        "reports": [{"step": r.step, "value": r.value, **r.metrics} for r in engine.reports(trial)],
+        "artifacts": [
+            {"name": a.name, "sha256": a.sha256, "size": a.size, "path": str(engine.artifacts.path(a))}
+            for a in trial.artifacts
+        ],
+        "history": engine.moves(trial),
+    }
+
+
+def study_table(
+    records: Sequence[StudyRecord],
+    counts: Mapping[int, Mapping[str, int]],
+    bests: Mapping[int, TrialRecord | None],
+) -> None:
+    """A line for each study."""
+    if not records:
+        print("no studies yet; `automl run FILE` starts one")
+        return
+    rows = [("STUDY", "STATE", "DONE", "RUNNING", "FAILED", "BEST")]
+    for record in records:
+        count, best = counts[record.id], bests[record.id]
+        budget = (record.spec or {}).get("budget", {}).get("trials")
+        done = str(_done(count)) + (f"/{budget}" if budget else "")
+        value = f"{record.metric_names[0]} {format_value(best.value)}" if best is not None else "-"
+        rows.append((clean(record.name), record.state.value, done, str(count["running"]), str(count["failed"]), value))
+    _print_columns(rows)
+
+
+def print_study(engine: Engine, record: StudyRecord, counts: Mapping[str, int]) -> None:
+    """The state of a study and its best trials."""
+    spec = StudySpec.from_json(record.spec) if record.spec is not None else None
+    budget = f" of {spec.budget.trials}" if spec is not None and spec.budget.trials else ""
+    print(f"study {clean(record.name)}: {record.state.value}" + (f" ({clean(record.reason)})" if record.reason else ""))
+    states = ", ".join(f"{counts[s.value]} {s.value}" for s in TrialState if counts[s.value])
+    print(f"trials: {_done(counts)}{budget} done" + (f" ({states})" if states else ""))
+    print(
+        f"searched for {format_duration(record.active_s)}"
+        + (f", code {record.entrypoint}" if record.entrypoint else "")
+    )
+    if spec is not None and spec.space is not None:
+        print("space:")
+        for name, parameter in spec.space.items():
+            print(f"  {clean(name)}: {parameter}")
+    best = engine.best_trials(record, _ROWS)
+    if best:
+        print("best:")
+        rows = [("TRIAL", *(name.upper() for name in record.metric_names), "TIME", "PARAMETERS")]
+        for trial in best:
+            values = [format_value(value) for value in trial.values or ()]
+            params = format_params(_ordered(record, trial.params))
+            rows.append((str(trial.number), *values, format_duration(trial.duration_s), params))
+        _print_columns(rows, indent="  ")
+    failed = engine.trials(record, states=[TrialState.FAILED])[-3:]
+    for trial in failed:
+        if trial.failure is not None:
+            print(f"trial {trial.number} failed ({trial.failure.kind.value}): {clean(trial.failure.message)}")
+
+
+def print_trial(engine: Engine, record: StudyRecord, trial: TrialRecord) -> None:
+    """One trial: parameters, results, attempts, files."""
+    print(f"trial {trial.number} of {clean(record.name)}: {trial.state.value}")
+    for name, value in zip(record.metric_names, trial.values or (), strict=False):
+        print(f"  {clean(name)} = {format_value(value)}")
+    for name, value in {**trial.metrics, **trial.facts}.items():
+        print(f"  {clean(name)} = {clean(str(value))}")
+    print("parameters:")
+    for name, value in _ordered(record, trial.params).items():
+        print(f"  {clean(name)} = {clean(repr(value))}")
+    print("history:")
+    for move in engine.moves(trial):
+        moment = datetime.fromtimestamp(move["at"]).astimezone().isoformat(" ", "milliseconds")
+        step = f", checkpoint at step {move['checkpoint_step']}" if move["checkpoint_step"] is not None else ""
+        by = f" by {move['worker']}" if move["cause"] == "claimed" else ""
+        print(f"  {moment}  {move['state']} ({move['cause']}{by}{step})")
+    if trial.failure is not None:
+        print(f"failure ({trial.failure.kind.value}): {clean(trial.failure.message)}")
+        if trial.failure.traceback:
+            print(trial.failure.traceback.rstrip())
+    if trial.artifacts:
+        print("files:")
+        for item in trial.artifacts:
+            print(f"  {item.name}  {item.size} bytes  {engine.artifacts.path(item)}")
+
+
+def _done(counts: Mapping[str, int]) -> int:
+    return counts["complete"] + counts["pruned"] + counts["failed"]
+
+
+def _ordered(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, Any]:
+    if record.spec is None:
+        return dict(sorted(params.items()))
+    return in_declared_order(StudySpec.from_json(record.spec), params)
+
+
+def _failure_json(failure: Failure | None) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    return {"kind": failure.kind.value, "message": failure.message, "traceback": failure.traceback or None}
+
+
+def _print_columns(rows: Sequence[Sequence[str]], indent: str = "") -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,143 @@
+"""A search in the foreground: what `automl run` and `Study.run` do once they know study and storage."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from automl.core import StudyRecord, TrialRecord, TrialState
+from automl.declaration import StudySpec
+from automl.dispatch.local import search
+from automl.display import Display, FinishedTrial, Progress, RunningTrial, estimate_seconds_left
+from automl.engine import Engine
+from automl.errors import DatabaseUnavailable
+from automl.trainers.host import StudyHost
+from automl.trainers.worker import Slot
+
+#: Trials in the closing table.
+TOP = 5
+#: How much later than its time a commit may become visible.
+LOOK_BACK_S = 10.0
+SHOWN_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how a search runs."""
+
+    engine: Engine
+    slots: Sequence[Slot]
+    lease_s: float
+    display: Display | None
+
+    def run(self, record: StudyRecord, host: StudyHost) -> tuple[StudyRecord, Progress]:
+        """Search until the study is over; its record, and how it looks at the end.
+
+        A KeyboardInterrupt comes out of here after running trials were handed back with their checkpoints.
+        """
+        watcher = Watcher(self.engine, record, len(self.slots))
+
+        def watch() -> None:
+            if self.display is not None:
+                with contextlib.suppress(DatabaseUnavailable):  # the display keeps what it shows
+                    self.display.show(watcher.look())
+
+        try:
+            record = search(self.engine, record, host, self.slots, self.lease_s, watch)
+        finally:
+            if self.display is not None:
+                self.display.close(watcher.last_look())
+        return record, watcher.progress
+
+
+class Watcher:
+    """Turns what the database says into snapshots for a display."""
+
+    def __init__(self, engine: Engine, record: StudyRecord, slots: int):
+        assert record.spec is not None
+        self._engine = engine
+        self._record = record
+        self._spec = StudySpec.from_json(record.spec)
+        self._slots = slots
+        self._started = time.monotonic()
+        self._began_at = self._seen_until = engine.clock()
+        self._seen: set[int] = set()
+        self._durations: list[float] = []
+        self._failures: list[str] = []
+        self.progress = self.look()
+
+    def look(self) -> Progress:
+        """The search now. Trials that ended since the last call are in `finished`, each once."""
+        record = self._engine.study_by_id(self._record.id)
+        finished = self._newly_finished()
+        counts = self._engine.counts([record])[record.id]
+        best = next(iter(self._engine.best_trials(record, 1)), None)
+        running = self._engine.trials(record, states=[TrialState.RUNNING])
+        now = self._engine.clock() if running else 0.0
+        ended = sum(counts[state.value] for state in TrialState if state.is_finished)
+        budget = self._spec.budget
+        left = None if budget.trials is None else budget.trials + counts["cancelled"] - ended
+        metric, direction = next(iter(self._spec.metrics.items()))
+        self.progress = Progress(
+            study=record.name,
+            state=record.state.value,
+            metric=metric,
+            direction=direction,
+            counts=counts,
+            elapsed_s=time.monotonic() - self._started,
+            budget_trials=budget.trials,
+            minutes_left=None if budget.minutes is None else max(0.0, budget.minutes - record.active_s / 60),
+            seconds_left=None if left is None else estimate_seconds_left(self._durations, left, self._slots),
+            best_number=best.number if best else None,
+            best_value=best.value if best else None,
+            best_params=self.ordered(best.params) if best else {},
+            running=tuple(self._running(trial, now) for trial in running),
+            finished=tuple(finished),
+            failures=tuple(self._failures),
+        )
+        return self.progress
+
+    def last_look(self) -> Progress:
+        """The last snapshot there can be: a new one, or the one before when the database is away."""
+        try:
+            return self.look()
+        except DatabaseUnavailable:
+            return self.progress
+
+    def top(self, limit: int = TOP) -> list[FinishedTrial]:
+        """The best trials, best first."""
+        return [self._finished(trial) for trial in self._engine.best_trials(self._record, limit)]
+
+    def ordered(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """In the order of the declaration, which JSONB forgets."""
+        return in_declared_order(self._spec, params)
+
+    def _newly_finished(self) -> list[FinishedTrial]:
+        # A little further back than the last trial seen: commits do not become visible in the order of their times.
+        ended = self._engine.finished_since(self._record, max(self._began_at, self._seen_until - LOOK_BACK_S))
+        new = [trial for trial in ended if trial.number not in self._seen]
+        self._seen.update(trial.number for trial in new)
+        self._seen_until = max([self._seen_until, *(trial.finished_at or 0.0 for trial in new)])
+        self._durations += [trial.duration_s for trial in new if trial.duration_s is not None]
+        self._failures += [f"trial {trial.number}: {trial.failure.message}" for trial in new if trial.failure]
+        del self._failures[:-SHOWN_FAILURES]
+        return [self._finished(trial) for trial in new]
+
+    def _finished(self, trial: TrialRecord) -> FinishedTrial:
+        failure = trial.failure.message if trial.failure is not None else None
+        params = self.ordered(trial.params)
+        return FinishedTrial(trial.number, trial.state.value, trial.value, trial.duration_s, failure, params)
+
+    def _running(self, trial: TrialRecord, now: float) -> RunningTrial:
+        max_step = self._spec.fidelity.max if self._spec.fidelity else None
+        elapsed_s = max(0.0, now - (trial.started_at or now))
+        return RunningTrial(trial.number, trial.step, max_step, trial.last_value, elapsed_s, trial.attempt)
+
+
+def in_declared_order(spec: StudySpec, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Declared parameters first, in their order; then others by name."""
+    declared = [name for name in spec.space or () if name in params]
+    return {name: params[name] for name in [*declared, *sorted(params.keys() - set(declared))]}

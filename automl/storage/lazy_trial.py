@@ -1,0 +1,165 @@
+"""A trial as Optuna sees it, which keeps the database's text and reads it only where somebody looks.
+
+Ten thousand trials are loaded to look at the values of all and the parameters of some: a row of texts costs a small
+part of the dicts that Optuna's own storages make of it.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from automl.core import TrialState
+from automl.storage.database import dumps, loads
+
+#: What Optuna calls our states. It has no pause, and knows no difference between a failed and a cancelled trial.
+OPTUNA_STATES: Mapping[str, OptunaState] = MappingProxyType(
+    {
+        TrialState.WAITING.value: OptunaState.WAITING,
+        TrialState.RUNNING.value: OptunaState.RUNNING,
+        TrialState.PAUSED.value: OptunaState.RUNNING,
+        TrialState.COMPLETE.value: OptunaState.COMPLETE,
+        TrialState.PRUNED.value: OptunaState.PRUNED,
+        TrialState.FAILED.value: OptunaState.FAIL,
+        TrialState.CANCELLED.value: OptunaState.FAIL,
+    }
+)
+
+
+class TrialRow(NamedTuple):
+    """What the database says of a trial: JSON as text, times in seconds since the epoch."""
+
+    id: int
+    number: int
+    state: str
+    basis: int | None
+    params: str
+    distributions: Mapping[str, BaseDistribution]  #: shared by all trials that have the same ones
+    objectives: str | None
+    user_attrs: str
+    system_attrs: str
+    started_at: float | None
+    finished_at: float | None
+    reports: str | None  #: "step value step value ..."
+
+    def as_enqueued(self) -> TrialRow:
+        """A suggestion as Optuna would have enqueued it: whoever pops it evaluates the same point."""
+        fixed = {**json.loads(self.system_attrs), "fixed_params": json.loads(self.params)}
+        return self._replace(params="{}", distributions={}, system_attrs=dumps(fixed))
+
+
+class LazyTrial(FrozenTrial):
+    """A `FrozenTrial` in every respect; a copy or pickle of it is a plain one."""
+
+    def __init__(self, row: TrialRow):
+        # Not the base's __init__: an attribute that is not there yet is read by __getattr__ when it is first wanted.
+        self._number = row.number
+        self._trial_id = row.id
+        self.state = OPTUNA_STATES[row.state]
+        self._row = row
+
+    def fresh(self) -> LazyTrial:
+        """The trial as it was read, sharing nothing that can be changed."""
+        return LazyTrial(self._row)
+
+    def __getattr__(self, name: str) -> Any:
+        read = _READ.get(name)
+        if read is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        value = read(self._row)
+        setattr(self, name, value)
+        return value
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, FrozenTrial):
+            return NotImplemented
+        return _fields(self) == _fields(other)
+
+    def __hash__(self) -> int:
+        return hash(self._plain())
+
+    def __repr__(self) -> str:
+        return repr(self._plain())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copyreg.__newobj__, (FrozenTrial,), _fields(self)  # type: ignore[attr-defined]
+
+    def _plain(self) -> FrozenTrial:
+        plain = FrozenTrial.__new__(FrozenTrial)
+        plain.__dict__.update(_fields(self))
+        return plain
+
+
+def _fields(trial: FrozenTrial) -> dict[str, Any]:
+    if isinstance(trial, LazyTrial):
+        return {name: getattr(trial, name) for name in _FIELDS}
+    return trial.__dict__
+
+
+def _params(row: TrialRow) -> dict[str, Any]:
+    return loads(row.params)
+
+
+def _distributions(row: TrialRow) -> dict[str, BaseDistribution]:
+    # In the order of the parameters, which the ids' JSON does not keep.
+    return {name: row.distributions[name] for name in loads(row.params) if name in row.distributions}
+
+
+def _values(row: TrialRow) -> list[float] | None:
+    # PostgreSQL's JSON writes 1e20 as an integer.
+    return None if row.objectives is None else [float(value) for value in loads(row.objectives)]
+
+
+def _intermediate_values(row: TrialRow) -> dict[int, float]:
+    parts = row.reports.split() if row.reports else []
+    return dict(zip(map(int, parts[::2]), map(float, parts[1::2]), strict=True))
+
+
+def _datetime_start(row: TrialRow) -> datetime | None:
+    # Optuna wants a start of whatever has ended: a trial that was cancelled in the queue started and ended at once.
+    return _local(row.finished_at if row.started_at is None else row.started_at)
+
+
+def _datetime_complete(row: TrialRow) -> datetime | None:
+    return _local(row.finished_at)
+
+
+def _local(moment: float | None) -> datetime | None:
+    return None if moment is None else datetime.fromtimestamp(moment)  # Optuna's datetimes are naive, in local time
+
+
+_READ: Mapping[str, Callable[[TrialRow], Any]] = MappingProxyType(
+    {
+        "_params": _params,
+        "_distributions": _distributions,
+        "_values": _values,
+        "_user_attrs": lambda row: loads(row.user_attrs),
+        "_system_attrs": lambda row: loads(row.system_attrs),
+        "intermediate_values": _intermediate_values,
+        "_datetime_start": _datetime_start,
+        "datetime_complete": _datetime_complete,
+    }
+)
+
+# In the order of FrozenTrial's own __init__, which its repr follows.
+_FIELDS = (
+    "_number",
+    "state",
+    "_values",
+    "_datetime_start",
+    "datetime_complete",
+    "_params",
+    "_user_attrs",
+    "_system_attrs",
+    "intermediate_values",
+    "_distributions",
+    "_trial_id",
+)

@@ -1,0 +1,137 @@
+"""Keeps a study supplied with suggestions, in the one process that holds the study's lease.
+
+Each round looks at what happened, makes as many waiting trials as there are slots to take them, and makes again what
+nobody has claimed while new results came in. All state is in the database: the history is re-read through the change
+feed, the sampler is built anew for each suggestion from (seed, number, history). Whoever holds the lease next goes on
+with the same suggestions.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from automl.core import StudyRecord, StudyState
+from automl.declaration import StudySpec
+from automl.search import GridExhausted, History, suggest
+from automl.storage.studies import Held, Studies, Unclaimed
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+    from automl.storage import OptunaStorage
+
+#: These do not look at results, so that new ones give no reason to suggest again.
+_BLIND_SAMPLERS = ("random", "grid")
+
+
+class Suggester:
+    """The suggestions of one study. Not thread-safe: one thread calls `step` again and again."""
+
+    def __init__(self, studies: Studies, view: OptunaStorage, record: StudyRecord, sampler: BaseSampler | None = None):
+        """`sampler` is an Optuna sampler to use instead of the one that the study's declaration names."""
+        assert record.spec is not None
+        self._studies = studies
+        self._view = view
+        self._study_id = record.id
+        self._spec = StudySpec.from_json(record.spec)
+        self._sampler = sampler if sampler is not None else self._spec.sampler
+        self._history = History(record.directions, record.name, space=self._spec.space)
+        self._token = uuid.uuid4().hex
+        self._held_at: float | None = None
+
+    def step(self, slots: int, lease_s: float) -> int:
+        """One round; how many suggestions were made or made again.
+
+        `slots` is how many trials this process can run. Nothing happens while another process holds the study.
+        """
+        held = self._hold(lease_s)
+        if held is None or held.state is not StudyState.OPEN:
+            return 0
+        if held.seconds_left is not None and held.seconds_left <= 0:
+            self._studies.cancel_waiting(self._study_id)
+            self._studies.close_if_done(self._study_id)
+            return 0
+        trials = self._view.snapshot(self._study_id)
+        self._history.update(trials)
+        made = self._make_again(trials) + self._fill(trials, held, slots)
+        if not made and held.trials_left is not None and held.trials_left <= 0:
+            self._studies.close_if_done(self._study_id)
+        return made
+
+    def close(self) -> None:
+        """Let another process suggest at once."""
+        self._studies.let_go(self._study_id, self._token)
+        self._held_at = None
+
+    def _hold(self, lease_s: float) -> Held | None:
+        now = time.monotonic()
+        # Between two rounds of one holder the search was active; the time that nobody held it is not counted.
+        active_s = now - self._held_at if self._held_at is not None else 0.0
+        held = self._studies.hold(self._study_id, self._token, lease_s, min(active_s, lease_s))
+        self._held_at = now if held is not None else None
+        return held
+
+    def _fill(self, trials: Sequence[FrozenTrial], held: Held, slots: int) -> int:
+        """New waiting trials, until every running trial has one that can follow it."""
+        running = sum(trial.state.name == "RUNNING" for trial in trials)
+        waiting = sum(trial.state.name == "WAITING" for trial in trials)
+        missing = max(slots, running) - waiting
+        if held.trials_left is not None:
+            missing = min(missing, held.trials_left)
+        for made in range(missing):
+            number = held.next_number + made
+            try:
+                suggestion = self._suggestion(number, trials)
+            except GridExhausted:
+                self._studies.shrink_budget(self._study_id)
+                return made
+            if not self._studies.add_suggestion(self._study_id, self._token, number, suggestion):
+                return made  # somebody enqueued a trial, or the study ended: the next round sees it
+            trials = self._view.snapshot(self._study_id)
+            self._history.update(trials)
+        return max(missing, 0)
+
+    def _make_again(self, trials: Sequence[FrozenTrial]) -> int:
+        """Complete enqueued trials, and renew the suggestion that is claimed next if new results came since."""
+        made = 0
+        renewable = self._sampler not in _BLIND_SAMPLERS
+        for waiting in self._studies.unclaimed(self._study_id):
+            if waiting.basis is None:
+                made += self._revise(waiting, trials)
+            elif renewable and waiting.basis < _results(trials) and waiting.fixed is None:
+                made += self._revise(waiting, trials)
+                renewable = False  # the others wait longer: the next rounds see to them
+        return made
+
+    def _revise(self, waiting: Unclaimed, trials: Sequence[FrozenTrial]) -> int:
+        suggestion = self._suggestion(waiting.number, trials, waiting.fixed)
+        if waiting.fixed is not None:
+            suggestion["system_attrs"] = {**suggestion["system_attrs"], "fixed_params": waiting.fixed}
+        return int(self._studies.revise_suggestion(self._study_id, waiting.number, suggestion))
+
+    def _suggestion(
+        self, number: int, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        found = suggest(
+            self._history,
+            number,
+            self._sampler,
+            self._spec.seed,
+            space=self._spec.space,
+            fixed=fixed,
+            n_trials=self._spec.budget.trials,
+        )
+        return {
+            "params": found.params,
+            "distributions": found.distributions,
+            "system_attrs": found.system_attrs,
+            "basis": _results(trials),
+        }
+
+
+def _results(trials: Sequence[FrozenTrial]) -> int:
+    return sum(trial.state.is_finished() for trial in trials)

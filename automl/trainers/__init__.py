@@ -1,0 +1,1 @@
+"""What runs a trial: templates that import a study and fork, the trial's process and handle, the worker."""

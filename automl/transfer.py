@@ -1,0 +1,110 @@
+"""Studies in and out: CSV, Optuna databases, the best model's files."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from automl.core import Artifact, StudyRecord
+from automl.engine import Engine
+from automl.errors import InvalidInput, NotFound
+from automl.study import trial_row
+
+#: A cell that starts like this is a formula to a spreadsheet.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_csv(engine: Engine, record: StudyRecord, target: str) -> None:
+    """All trials, one row each, to a file or, for "-", to standard output. Text cells can not become formulas."""
+    rows = [trial_row(record, trial) for trial in engine.trials(record)]
+    columns = list(dict.fromkeys(column for row in rows for column in row)) or ["number"]
+    if target == "-":
+        _write_rows(sys.stdout, columns, rows)
+        return
+    try:
+        with Path(target).open("w", newline="", encoding="utf-8") as file:
+            _write_rows(file, columns, rows)
+    except OSError as error:
+        raise InvalidInput(f"--csv: {target} cannot be written ({error.strerror})", field="csv") from error
+
+
+def _write_rows(file: Any, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(file, columns, restval="")
+    writer.writerow({column: _harmless(column) for column in columns})
+    for row in rows:
+        writer.writerow({column: _harmless(value) for column, value in row.items()})
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+
+
+def to_optuna(engine: Engine, record: StudyRecord, url: str) -> int:
+    """Copy a study into an Optuna database; how many trials. Raises `InvalidInput` when the name is taken there."""
+    import optuna
+
+    with _optuna_errors(url):
+        optuna.copy_study(
+            from_study_name=record.name,
+            from_storage=engine.optuna,
+            to_storage=optuna.storages.RDBStorage(url),
+        )
+    return engine.counts([record])[record.id]["total"]
+
+
+def from_optuna(engine: Engine, url: str, name: str) -> int:
+    """Copy a study from an Optuna database; how many trials. Raises `InvalidInput`, `NotFound`."""
+    import optuna
+
+    with _optuna_errors(url):
+        optuna.copy_study(from_study_name=name, from_storage=optuna.storages.RDBStorage(url), to_storage=engine.optuna)
+    return engine.counts([engine.study(name)])[engine.study(name).id]["total"]
+
+
+class _optuna_errors:  # noqa: N801  (a context manager)
+    """Optuna's ways to fail, as ours."""
+
+    def __init__(self, url: str):
+        self._url = url
+
+    def __enter__(self) -> None:
+        import optuna
+
+        self._verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        import optuna
+        import sqlalchemy.exc
+
+        optuna.logging.set_verbosity(self._verbosity)
+        if isinstance(error, optuna.exceptions.DuplicatedStudyError):
+            raise InvalidInput("study: the name is taken there; delete or rename that one first", "study") from error
+        if isinstance(error, KeyError):
+            raise NotFound(f"study: {self._url} has none of that name", field="study") from error
+        if isinstance(error, sqlalchemy.exc.SQLAlchemyError | ImportError | RuntimeError):
+            reason = " ".join(str(error).split())[:200]
+            raise InvalidInput(f"--optuna: {self._url} cannot be used ({reason})", field="optuna") from error
+
+
+def model_paths(engine: Engine, record: StudyRecord) -> list[Path]:
+    """Where the files of the best trial's model are; empty when there are none."""
+    return [engine.artifacts.path(item) for item in _best_files(engine, record)]
+
+
+def copy_best_model(engine: Engine, record: StudyRecord, folder: Path) -> list[Path]:
+    """Copy the best trial's files, checked against their sha256. Raises `NotFound`, `ArtifactCorrupt`."""
+    files = _best_files(engine, record)
+    if not files:
+        raise NotFound(f"the best trial of {record.name!r} has saved no files; call trial.save_model in it", "model")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(engine.artifacts.verify(item), folder / item.name)) for item in files]
+
+
+def _best_files(engine: Engine, record: StudyRecord) -> tuple[Artifact, ...]:
+    best = engine.best_trials(record, 1)
+    return engine.trial(record, best[0].number).artifacts if best else ()
