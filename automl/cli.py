@@ -91,8 +91,8 @@ def run(
     """Search here until the budget is used. Ctrl-C at any time; the same command goes on where it was."""
     from automl.core import StudyState
     from automl.display import open_display, print_result
+    from automl.result import raise_if_failed
     from automl.session import Session, Watcher
-    from automl.study import raise_if_failed
     from automl.trainers.worker import slots_for
 
     engine = _connect(storage)
@@ -266,12 +266,13 @@ def doctor(
     """Check this machine, the database and, with --study, a study's history."""
     from automl.doctor import examine
 
-    findings = examine(storage, study)
+    findings = []
+    for finding in examine(storage, study):
+        findings.append(finding)
+        if not as_json:
+            print(finding, flush=True)
     if as_json:
         _print_json([finding.to_json() for finding in findings])
-    else:
-        for finding in findings:
-            print(finding)
     if any(finding.level == "bad" for finding in findings):
         raise typer.Exit(1)
 
@@ -334,9 +335,9 @@ def _gpu_names(gpus: str) -> list[str]:
 
 
 def _model_files(engine: Engine, record: StudyRecord) -> list[str]:
-    from automl.transfer import model_paths
+    from automl.transfer import show_best_model
 
-    return [os.path.relpath(path) for path in model_paths(engine, record)]
+    return [os.path.relpath(path) for path in show_best_model(engine, record)]
 
 
 def _next_commands(record: StudyRecord) -> list[str]:

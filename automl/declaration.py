@@ -349,7 +349,8 @@ def _parameter_from_json(data: Mapping[str, Any]) -> Parameter:
     return Float(**rest) if data["kind"] == "float" else Int(**rest)
 
 
-_NAME = re.compile(r"[^\s\x00-\x1f/:][^\x00-\x1f/:]{0,199}")
+#: Also the name of a folder, and a word in FILE:NAME.
+_NAME = re.compile(r"[^\s\x00-\x1f/:.\\-][^\x00-\x1f/:\\]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -369,7 +370,11 @@ class StudySpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise _reject("name", f"{self.name!r}", "use 1 to 200 printable characters without '/' and ':'")
+            raise _reject(
+                "name",
+                f"{self.name!r}",
+                "use 1 to 200 printable characters without '/', '\\' and ':', not starting with '.' or '-'",
+            )
         if not isinstance(self.metrics, Mapping) or not self.metrics:
             raise _reject("metrics", "there is none", 'name one, as in {"accuracy": "max"}')
         for metric, direction in self.metrics.items():
@@ -444,3 +449,9 @@ class StudySpec:
                 found.append(f"{name} was {was or 'absent'}, now {now or 'absent'}")
                 widens = widens and was is not None and now is not None and now.widens(was)
         return found, widens and bool(found)
+
+
+def in_declared_order(spec: StudySpec, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Declared parameters first, in their order; then others by name."""
+    declared = [name for name in spec.space or () if name in params]
+    return {name: params[name] for name in [*declared, *sorted(params.keys() - set(declared))]}

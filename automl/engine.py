@@ -164,6 +164,12 @@ class Engine:
         """Record further files of a finished trial, as its ONNX file."""
         self._studies.add_artifacts(trial.id, files)
 
+    def audit(self, record: StudyRecord) -> list[str]:
+        """Violations of the guarantees that the study's history shows; empty when it is sound."""
+        from automl.storage.audit import audit
+
+        return audit(self.database, record.id)
+
     def log_path(self, study_id: int, number: int, attempt: int) -> Path:
         """Where the output of an attempt is, on the machine that ran it."""
         return self.artifacts.root / "logs" / str(study_id) / f"{number}-{attempt}.log"

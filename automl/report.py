@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from automl.core import Failure, StudyRecord, TrialRecord, TrialState
-from automl.declaration import StudySpec
+from automl.declaration import StudySpec, in_declared_order
 from automl.display import format_duration, format_params, format_value
 from automl.display.progress import clean
 from automl.engine import Engine
-from automl.session import in_declared_order
 
 _ROWS = 10
 
@@ -33,7 +32,7 @@ def study_json(
 ) -> dict[str, Any]:
     """The pinned object: name, state, metrics, budget, trials (counts), best."""
     spec = record.spec or {}
-    found = None
+    found: dict[str, Any] | None = None
     if best is not None:
         found = {"number": best.number, "value": best.value, "values": list(best.values or ())}
         if with_params:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from automl.core import StudyRecord, TrialRecord, TrialState
-from automl.declaration import StudySpec
+from automl.declaration import StudySpec, in_declared_order
 from automl.dispatch.local import search
-from automl.display import Display, FinishedTrial, Progress, RunningTrial, estimate_seconds_left
-from automl.engine import Engine
+from automl.display import Display, FinishedTrial, Progress, RunningTrial, estimate_seconds_left, open_display
+from automl.engine import Engine, connect
 from automl.errors import DatabaseUnavailable
+from automl.result import Result, raise_if_failed
 from automl.trainers.host import StudyHost
+from automl.trainers.source import pickle_source
 from automl.trainers.worker import Slot
+
+if TYPE_CHECKING:
+    from automl.study import Study
 
 #: Trials in the closing table.
 TOP = 5
@@ -137,7 +144,19 @@ class Watcher:
         return RunningTrial(trial.number, trial.step, max_step, trial.last_value, elapsed_s, trial.attempt)
 
 
-def in_declared_order(spec: StudySpec, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Declared parameters first, in their order; then others by name."""
-    declared = [name for name in spec.space or () if name in params]
-    return {name: params[name] for name in [*declared, *sorted(params.keys() - set(declared))]}
+def run_study(
+    study: Study, storage: str | None, slots: Sequence[Slot], *, lease_s: float, extend: bool, progress: bool
+) -> Result:
+    """`Study.run` for a study whose functions live in this process: they travel to its children by cloudpickle."""
+    engine = connect(storage)
+    with tempfile.TemporaryDirectory(prefix="automl-") as private:
+        source = pickle_source(study, Path(private))
+        host = StudyHost.start(source, log_path=Path(private) / "template.log")
+        try:
+            record = engine.declare(study.spec, extend=extend)
+            display = open_display() if progress else None
+            record, _ = Session(engine, slots, lease_s, display).run(record, host)
+        finally:
+            host.close()
+    raise_if_failed(engine, record)
+    return Result(engine, record)

@@ -1,25 +1,23 @@
-"""`Study`: a declaration with its code, and the ways to run it from Python; `Result`: what came of it."""
+"""`Study`: a declaration with its code, and the ways to run it from Python.
+
+Training processes import this too, so what only a search needs is imported by the methods that start one.
+"""
 
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automl.core import StudyRecord, StudyState, TrialRecord, TrialState
 from automl.declaration import Budget, Direction, Fidelity, Parameter, Resources, Space, StudySpec
-from automl.display import open_display
-from automl.engine import Engine, connect
-from automl.errors import InvalidInput, InvalidStudy, StudyFailed
-from automl.session import Session, in_declared_order
-from automl.trainers.host import StudyHost
-from automl.trainers.source import code_sha256, is_loading, pickle_source
+from automl.errors import InvalidInput, InvalidStudy
+from automl.trainers.source import code_sha256, is_loading
 from automl.trainers.worker import slots_for
 
 if TYPE_CHECKING:
-    import pandas
+    from automl.core import StudyRecord
+    from automl.result import Result
 
 
 class Study:
@@ -118,6 +116,8 @@ class Study:
             StudyFailed: the trials could not work; `.traceback` is what the function raised.
             KeyboardInterrupt: after running trials were handed back with their checkpoints.
         """
+        from automl.session import run_study
+
         if is_loading():
             raise InvalidStudy(
                 "run() was called while the study's file was being loaded by a worker; "
@@ -126,19 +126,7 @@ class Study:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidInput(f"workers: {workers!r}; give a whole number above zero", field="workers")
         slots = slots_for(workers, [str(gpu) for gpu in gpus], gpus_per_slot=max(1, self.spec.resources.gpus))
-        engine = connect(storage)
-        with tempfile.TemporaryDirectory(prefix="automl-") as private:
-            source = pickle_source(self, Path(private))
-            host = StudyHost.start(source, log_path=Path(private) / "template.log")
-            try:
-                record = engine.declare(self.spec, extend=extend)
-            except BaseException:
-                host.close()
-                raise
-            display = open_display() if progress else None
-            record, _ = Session(engine, slots, lease_s, display).run(record, host)
-        raise_if_failed(engine, record)
-        return Result(engine, record)
+        return run_study(self, storage, slots, lease_s=lease_s, extend=extend, progress=progress)
 
     def submit(self, storage: str | None = None, *, extend: bool = False) -> StudyRecord:
         """Queue the study for `automl worker` and return at once. Its function must live in a file.
@@ -153,8 +141,9 @@ class Study:
             path = Path()
         if not path.is_file() or path.suffix != ".py":
             raise InvalidStudy("train: it is in no file that a worker could load; save the study as FILE.py", "train")
-        engine = connect(storage)
-        return engine.declare(
+        from automl.engine import connect
+
+        return connect(storage).declare(
             self.spec,
             entrypoint=f"{path.resolve()}:{self.name}",
             code_sha256=code_sha256(path),
@@ -164,81 +153,6 @@ class Study:
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
-
-
-class Result:
-    """What a search came to. A snapshot: it does not change when the study goes on."""
-
-    def __init__(self, engine: Engine, record: StudyRecord):
-        """Reads the trials of `record` from `engine`."""
-        self.study = record
-        self._spec = StudySpec.from_json(record.spec) if record.spec is not None else None
-        self.trials: list[TrialRecord] = engine.trials(record)  #: by number
-        self._best = engine.best_trials(record, 1)
-
-    @property
-    def best_trial(self) -> TrialRecord:
-        """The best complete trial. Raises `InvalidInput` when there is none, or when several metrics compete."""
-        if len(self.study.directions) > 1:
-            raise InvalidInput("the study has several metrics; use .best_trials", field="metrics")
-        if not self._best:
-            raise InvalidInput(f"no trial of {self.study.name!r} is complete", field="trials")
-        return self._best[0]
-
-    @property
-    def best_trials(self) -> list[TrialRecord]:
-        """The complete trials that no other beats in every metric (one or more for a single metric), by number."""
-        complete = [t for t in self.trials if t.state is TrialState.COMPLETE and t.values is not None]
-        return [t for t in complete if not any(self._dominates(other, t) for other in complete)]
-
-    @property
-    def best_params(self) -> dict[str, Any]:
-        best = dict(self.best_trial.params)
-        return in_declared_order(self._spec, best) if self._spec is not None else best
-
-    @property
-    def best_value(self) -> float:
-        value = self.best_trial.value
-        assert value is not None  # best_trials have one
-        return value
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """A row for each trial: number, state, metrics, `params.*`, duration_s, attempt, failure."""
-        import pandas
-
-        return pandas.DataFrame([trial_row(self.study, trial) for trial in self.trials])
-
-    def _dominates(self, one: TrialRecord, other: TrialRecord) -> bool:
-        assert one.values is not None and other.values is not None
-        signs = [1 if direction == "minimize" else -1 for direction in self.study.directions]
-        pairs = [(s * a, s * b) for s, a, b in zip(signs, one.values, other.values, strict=True)]
-        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-    def __repr__(self) -> str:
-        return f"Result({self.study.name!r}, {len(self.trials)} trials, state={self.study.state.value!r})"
-
-
-def trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """A trial as one flat row, for tables and CSV."""
-    values = trial.values or (None,) * len(record.metric_names)
-    return {
-        "number": trial.number,
-        "state": trial.state.value,
-        **dict(zip(record.metric_names, values, strict=True)),
-        **{f"metrics.{name}": value for name, value in trial.metrics.items()},
-        **{f"params.{name}": value for name, value in trial.params.items()},
-        "duration_s": trial.duration_s,
-        "attempt": trial.attempt,
-        "failure": trial.failure.message if trial.failure is not None else None,
-    }
-
-
-def raise_if_failed(engine: Engine, record: StudyRecord) -> None:
-    """Raises `StudyFailed`, with the traceback of its trials, when the study has failed."""
-    if record.state is StudyState.FAILED:
-        failed = engine.trials(record, states=[TrialState.FAILED])
-        tracebacks = [trial.failure.traceback for trial in failed if trial.failure is not None]
-        raise StudyFailed(f"study {record.name!r} failed: {record.reason}", tracebacks[0] if tracebacks else "")
 
 
 def _named(choice: Any) -> tuple[Any, str]:

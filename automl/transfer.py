@@ -12,7 +12,7 @@ from typing import Any
 from automl.core import Artifact, StudyRecord
 from automl.engine import Engine
 from automl.errors import InvalidInput, NotFound
-from automl.study import trial_row
+from automl.result import trial_row
 
 #: A cell that starts like this is a formula to a spreadsheet.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -91,9 +91,23 @@ class _optuna_errors:  # noqa: N801  (a context manager)
             raise InvalidInput(f"--optuna: {self._url} cannot be used ({reason})", field="optuna") from error
 
 
-def model_paths(engine: Engine, record: StudyRecord) -> list[Path]:
-    """Where the files of the best trial's model are; empty when there are none."""
-    return [engine.artifacts.path(item) for item in _best_files(engine, record)]
+def show_best_model(engine: Engine, record: StudyRecord) -> list[Path]:
+    """Put the best trial's files under `<artifacts>/best/<study>/`, by name; where they are, [] when there are none.
+
+    The store keeps files by their sha256; this is a view of it for people, made anew each time.
+    """
+    folder = engine.artifacts.root / "best" / record.name
+    shutil.rmtree(folder, ignore_errors=True)
+    paths = []
+    for item in _best_files(engine, record):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / item.name
+        try:
+            path.hardlink_to(engine.artifacts.path(item))
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(engine.artifacts.path(item), path)
+        paths.append(path)
+    return paths
 
 
 def copy_best_model(engine: Engine, record: StudyRecord, folder: Path) -> list[Path]:

@@ -39,7 +39,10 @@ class WithinFidelity(BasePruner):
 
 
 def make_pruner(choice: str | BasePruner, fidelity: Fidelity | None, directions: Sequence[str]) -> BasePruner:
-    """The pruner of that name. "auto": Hyperband where there is a fidelity and one metric, else none.
+    """The pruner of that name.
+
+    "auto" is Hyperband where there is a fidelity; without one Optuna's own default, the median rule, for the functions
+    that ask `trial.should_prune()`; and none for several metrics.
 
     Raises:
         InvalidInput: there is no such pruner, or it needs a fidelity or a single metric that the study has not.
@@ -48,7 +51,7 @@ def make_pruner(choice: str | BasePruner, fidelity: Fidelity | None, directions:
         known = ", ".join(PRUNERS)
         raise InvalidInput(f"pruner: {choice!r} is unknown; use one of {known}, or an Optuna pruner", "pruner")
     if choice == "auto":
-        choice = "hyperband" if fidelity is not None and len(directions) == 1 else "none"
+        choice = "none" if len(directions) > 1 else "median" if fidelity is None else "hyperband"
     if choice == "none":
         return NopPruner()
     if len(directions) > 1:

@@ -8,7 +8,6 @@ into a write inside a deferred transaction fails at once, whatever the timeout.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 import weakref
@@ -133,12 +132,22 @@ def _packed_postgresql(element: packed, compiler: Any, **kw: Any) -> str:
 Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
+_JSONB_KEEPS_BELOW = 1e16
+
+
 def dumps(value: Any) -> str:
-    """JSON that PostgreSQL takes too: NaN and infinities, which JSON lacks, become {"$float": "nan"}."""
+    """JSON that PostgreSQL gives back as it was.
+
+    NaN and infinities, which JSON lacks, become {"$float": "nan"}, and so do floats like 1e+20, which JSONB would
+    write as integers.
+    """
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        return json.dumps(_without_specials(value), separators=(",", ":"))
+        text = ""
+    if text and "e+" not in text:
+        return text
+    return json.dumps(_without_specials(value), separators=(",", ":"))
 
 
 def loads(text: str) -> Any:
@@ -146,7 +155,7 @@ def loads(text: str) -> Any:
 
 
 def _without_specials(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) < _JSONB_KEEPS_BELOW:
         return {"$float": repr(value)}
     if isinstance(value, dict):
         return {key: _without_specials(item) for key, item in value.items()}

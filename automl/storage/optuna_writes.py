@@ -84,7 +84,7 @@ def _insert_on_postgresql(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.Ex
 
 
 def _insert_on_sqlite(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.Executable:
-    bound = {"study_id": sa.bindparam("study"), "number": sa.bindparam("number")}
+    bound: dict[str, Any] = {"study_id": sa.bindparam("study"), "number": sa.bindparam("number")}
     return sa.insert(trial).values({**bound, **columns}).returning(trial.c.id)
 
 

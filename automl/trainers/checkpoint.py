@@ -115,11 +115,12 @@ def write(root: Path, trial: tuple[int, int], saved: Saved) -> Checkpoint:
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f".incoming-a{attempt}-{uuid.uuid4().hex}"
     try:
-        try:
-            torch.save(dict(vars(saved)), temporary)
-        except RuntimeError as error:  # torch's zip writer hides the errno of a full disk
-            raise OSError(f"cannot write {directory}: {error}") from error
-        with temporary.open("rb") as file:
+        with temporary.open("xb") as file:
+            try:
+                torch.save(dict(vars(saved)), file)
+            except RuntimeError as error:  # torch's zip writer may hide the errno of a full disk
+                raise OSError(f"cannot write {directory}: {error}") from error
+            file.flush()
             os.fsync(file.fileno())
         digest = file_sha256(temporary)
         path = directory / f"a{attempt}-s{saved.step}-{digest[:12]}.pt"

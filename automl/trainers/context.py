@@ -143,7 +143,7 @@ class Trial:
     def should_prune(self) -> bool:
         """Whether the trial is worth ending now, by what was reported; then return, or raise `optuna.TrialPruned`.
 
-        `trial.steps` asks by itself, after each step with a report.
+        `trial.steps` of a study with a fidelity asks by itself, after each step with a report.
         """
         self._make_way()
         ledger = self._ledger
@@ -304,7 +304,8 @@ class Trial:
         if preempted:
             self._end(Interrupted("preempted"))
         told = self._ledger.told_to_prune or self._link.stop == "prune"
-        if (told or self._reported) and self.should_prune():
+        judged = self._reported and self._job.max_step is not None  # without a fidelity, steps are nobody's business
+        if (told or judged) and self.should_prune():
             self._end(Pruned(f"pruned after step {step}"))
 
     def _restore(self, saver: Saver | None) -> int:

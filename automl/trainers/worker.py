@@ -224,9 +224,7 @@ class Worker:
             params=lease.params,
             distributions=lease.distributions,
             metrics=spec.metrics,
-            prunable=spec.pruner != "none"
-            and len(spec.metrics) == 1
-            and (spec.pruner != "auto" or bool(spec.fidelity)),
+            prunable=spec.pruner != "none" and len(spec.metrics) == 1,
             max_step=spec.fidelity.max if spec.fidelity else None,
             checkpoint=lease.checkpoint,
             artifacts=str(self._artifacts),

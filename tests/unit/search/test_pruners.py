@@ -30,9 +30,9 @@ def _quiet_optuna():
     optuna.logging.set_verbosity(level)
 
 
-def test_auto_is_hyperband_where_there_is_a_fidelity_and_one_metric():
+def test_auto_is_hyperband_with_a_fidelity_the_median_rule_without_and_none_for_several_metrics():
     assert isinstance(make_pruner("auto", EPOCHS, ONE).pruner, HyperbandPruner)
-    assert isinstance(make_pruner("auto", None, ONE), NopPruner)
+    assert isinstance(make_pruner("auto", None, ONE), MedianPruner)
     assert isinstance(make_pruner("auto", EPOCHS, TWO), NopPruner)
 
 

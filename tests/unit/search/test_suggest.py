@@ -136,7 +136,7 @@ HARD_VALUES = {
 @pytest.mark.parametrize("space", HARD_SPACES.values(), ids=HARD_SPACES)
 @pytest.mark.parametrize("sampler", ["auto", "tpe", "gp", "cmaes", "skopt", "random"])
 def test_no_objective_and_no_space_stops_the_search(sampler, space, objective):
-    n = 12 if sampler != "skopt" else 6
+    n = 8 if sampler != "skopt" else 6
     for trial in search(sampler, space, objective, n, n_trials=n):
         assert space.check(trial.params) == trial.params
 
@@ -147,8 +147,8 @@ def test_nor_do_several_metrics(sampler, objective):
     def pair(params):
         return [objective(params), spread(params)]
 
-    options = {"directions": ("minimize", "maximize"), "n_trials": 12}
-    for trial in search(SAMPLERS[sampler], MIXED, pair, 12, **options):
+    options = {"directions": ("minimize", "maximize"), "n_trials": 8}
+    for trial in search(SAMPLERS[sampler], MIXED, pair, 8, **options):
         assert MIXED.check(trial.params) == trial.params
 
 

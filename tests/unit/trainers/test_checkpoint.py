@@ -79,9 +79,10 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(job: wire.
 
 
 def test_the_last_step_is_never_inside_a_checkpoint(job: wire.Job) -> None:
-    hours = itertools.count(step=3600.0)
-    link = FakeLink()
-    train(trial_of(job, link, lambda: next(hours)), [], stop_after=STEPS)
+    hours = [hour for hour in range(0, 36000, 3600) for _ in range(3)]  # is it due? began, ended
+    readings, link = iter(hours[2:]), FakeLink()
+    for step in trial_of(job, link, lambda: next(readings)).steps(STEPS, model=torch.nn.Linear(1, 1)):
+        link.stop = "preempt" if step == STEPS else None
     assert [message.checkpoint.step for message in link.of(wire.Checkpointed)] == list(range(1, STEPS))
 
 
@@ -164,13 +165,10 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_written(
     def full(*_: Any) -> None:
         raise error
 
-    hours = itertools.count(step=3600.0)
-    link, seen = FakeLink(), []
-    trial = trial_of(job, link, lambda: next(hours))
-    steps = trial.steps(3, model=torch.nn.Linear(1, 1))
+    hours, link = itertools.count(step=3600.0), FakeLink()
+    steps = trial_of(job, link, lambda: next(hours)).steps(3, model=torch.nn.Linear(1, 1))
     monkeypatch.setattr(torch, "save", full)
-    seen = list(steps)
-    assert seen == [1, 2, 3] and link.messages == []
+    assert list(steps) == [1, 2, 3] and link.messages == []
     assert "step 1: no checkpoint" in capsys.readouterr().out
     assert [path for path in Path(job.artifacts).rglob("*") if path.is_file()] == []
 

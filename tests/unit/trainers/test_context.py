@@ -122,10 +122,8 @@ def test_wrong_reports_are_refused(make: Make, link: FakeLink, arguments: dict[s
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(float("nan"))])
-def test_an_objective_that_is_not_finite_ends_the_trial(
-    make: Make, link: FakeLink, ledger: Ledger, value: Any
-) -> None:
-    with pytest.raises(NonFinite, match="score = (nan|inf) was reported at step 7"):
+def test_an_objective_that_is_not_finite_ends_the_trial(make: Make, link: FakeLink, ledger: Ledger, value: Any) -> None:
+    with pytest.raises(NonFinite, match=r"score = (nan|inf) was reported at step 7"):
         make().report(value, step=7)
     assert isinstance(ledger.ended, NonFinite) and link.messages == []
     with pytest.raises(NonFinite, match="b = "):

@@ -18,7 +18,17 @@ from automl.trainers.failures import BadResult, NonFinite, failure_of, number, r
 
 @pytest.mark.parametrize(
     "value",
-    [2, 2.0, np.float32(2), np.int64(2), np.array(2.0), np.array([2]), torch.tensor(2), torch.tensor([2.0]), Fraction(2)],
+    [
+        2,
+        2.0,
+        np.float32(2),
+        np.int64(2),
+        np.array(2.0),
+        np.array([2]),
+        torch.tensor(2),
+        torch.tensor([2.0]),
+        Fraction(2),
+    ],
 )
 def test_numbers_of_every_library_are_numbers(value: Any) -> None:
     assert number(value) == 2.0 and type(number(value)) is float
