@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from automl.errors import AutoMLError, InvalidInput, StudyFailed
+from automl.errors import AutoMLError, DatabaseUnavailable, InvalidInput, StudyFailed
 
 if TYPE_CHECKING:
     from automl.core import StudyRecord, TrialRecord
+    from automl.declaration import StudySpec
     from automl.engine import Engine
     from automl.trainers.host import StudyHost
+    from automl.trainers.source import FileSource
 
 app = typer.Typer(
     help="Hyperparameter search that needs few trials and loses nothing.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -37,7 +38,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Target = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A study file; NAME where it holds several.")]
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 LeaseSeconds = Annotated[
-    float, typer.Option("--lease", metavar="SECONDS", min=0.5, help="A dead process's trials are taken over after.")
+    float,
+    typer.Option("--lease", metavar="SECONDS", min=0.5, help="A dead process's trials are taken over this long after."),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Trials at a time (on CPUs).")]
 Gpus = Annotated[str, typer.Option("--gpus", metavar="0,1", help="GPUs to use; then --workers does not count.")]
@@ -53,7 +55,9 @@ def main() -> NoReturn:
     """`automl`: exit status 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="automl: %(message)s")
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))  # 130 after Ctrl-C, None when all went well
+    except typer.TyperException as error:  # as an unknown option
+        _exit(2, f"{error.format_message().rstrip('.')}; see `automl {_command_word()}--help`")
     except StudyFailed as error:
         if error.traceback:
             print(error.traceback.rstrip(), file=sys.stderr)
@@ -63,9 +67,15 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `automl ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+    except OSError as error:  # as a full disk
+        _exit(1, str(error))
+
+
+def _command_word() -> str:
+    """The command that was typed, with a space; "" when it is none of ours."""
+    typed = sys.argv[1] if len(sys.argv) > 1 else ""
+    names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    return f"{typed} " if typed in names else ""
 
 
 def _exit(status: int, message: str) -> NoReturn:
@@ -92,28 +102,26 @@ def run(
     from automl.core import StudyState
     from automl.display import open_display, print_result
     from automl.result import raise_if_failed
-    from automl.session import Session, Watcher
-    from automl.trainers.worker import slots_for
+    from automl.session import Session, Watcher, study_slots
 
+    source = _source(target, direction, trials)
     engine = _connect(storage)
-    host, record = _declare(engine, target, direction, trials, extend, queued=False)
-    try:
+    with _load(engine, source) as host:
+        slots = study_slots(host.spec, workers, _names(gpus), slots_per_gpu)
+        record = _declare(engine, host.spec, source, extend=extend, queued=False)
         if record.state is StudyState.OPEN:
-            gpu_names = _gpu_names(gpus)
-            slots = slots_for(workers, gpu_names, per_gpu=slots_per_gpu, gpus_per_slot=max(1, host.spec.resources.gpus))
             _interrupt_on_signals()
-            record, progress = Session(engine, slots, lease, open_display()).run(record, host)
+            try:
+                record, progress = Session(engine, slots, lease, open_display()).run(record, host)
+            except KeyboardInterrupt:
+                print("\nInterrupted. What was running is saved; the same command goes on from here.", flush=True)
+                raise
         else:
-            progress = Watcher(engine, record, 1).progress
-    except KeyboardInterrupt:
-        counts = engine.counts([record])[record.id]
-        over = sum(counts[name] for name in ("complete", "pruned", "failed"))
-        print(f"\nStopped after {over} trials; running ones are saved. The same command goes on from here.")
-        raise
-    finally:
-        host.close()
+            progress = replace(Watcher(engine, record, 1).progress, elapsed_s=record.active_s)
+            print(f"study {record.name} is finished: its budget is used. A larger one goes on, as with --trials N.")
     raise_if_failed(engine, record)
-    print_result(progress, Watcher(engine, record, 1).top(), _model_files(engine, record), _next_commands(record))
+    files = _model_files(engine, record)
+    print_result(progress, Watcher(engine, record, 1).top(), files, _next_commands(record, bool(files)))
 
 
 @app.command(epilog="Example: automl submit studies/digits.py --storage postgresql://user@db/automl")
@@ -125,9 +133,10 @@ def submit(
     extend: Extend = False,
 ) -> None:
     """Queue a study for the workers and return at once."""
+    source = _source(target, direction, trials)
     engine = _connect(storage)
-    host, record = _declare(engine, target, direction, trials, extend, queued=True)
-    host.close()
+    with _load(engine, source) as host:
+        record = _declare(engine, host.spec, source, extend=extend, queued=True)
     print(f"study {record.name} is queued; `automl worker` runs it, `automl show {_quoted(record.name)}` shows it")
 
 
@@ -143,10 +152,14 @@ def worker(
 ) -> None:
     """Run what is queued, here, until stopped; any number of workers on any machines that reach the database."""
     from automl.dispatch.queue import QueueWorker
+    from automl.session import check_gpus, require_artifacts
     from automl.trainers.worker import slots_for
 
+    names = _names(gpus)
+    check_gpus(names)
     engine = _connect(storage)
-    slots = slots_for(workers, _gpu_names(gpus), per_gpu=slots_per_gpu, gpus_per_slot=gpus_per_slot)
+    require_artifacts(engine)
+    slots = slots_for(workers, names, per_gpu=slots_per_gpu, gpus_per_slot=gpus_per_slot)
     if not slots:
         raise InvalidInput(f"--gpus-per-slot: {gpus_per_slot} of --gpus {gpus} make no slot; name more", "gpus")
     _interrupt_on_signals()
@@ -283,36 +296,46 @@ def doctor(
 def _connect(storage: str | None) -> Engine:
     from automl.engine import connect
 
-    return connect(storage)
+    try:
+        return connect(storage)
+    except DatabaseUnavailable as error:  # later on one waits for it; here it may be a mistake
+        cure = "is it running, and is --storage (or AUTOML_STORAGE) right?"
+        raise DatabaseUnavailable(f"storage: no answer from {error}; {cure}") from error
 
 
-def _declare(
-    engine: Engine, target: str, direction: str | None, trials: int | None, extend: bool, *, queued: bool
-) -> tuple[StudyHost, StudyRecord]:
-    """Load the file in a template process, and make or find its study."""
-    from automl.declaration import Budget
-    from automl.trainers.host import StudyHost
+def _source(target: str, direction: str | None, trials: int | None) -> FileSource:
+    """Raises `InvalidStudy` when there is no such file, before a database is made for it."""
     from automl.trainers.source import FileSource, code_sha256
 
     path, _, name = target.partition(":")
-    source = FileSource(str(Path(path).absolute()), name or None, direction, trials)
-    digest = code_sha256(path)
+    code_sha256(path)
+    return FileSource(str(Path(path).absolute()), name or None, direction, trials)
+
+
+def _load(engine: Engine, source: FileSource) -> StudyHost:
+    """Load the file in a template process."""
+    from automl.session import require_artifacts
+    from automl.trainers.host import StudyHost
+
+    require_artifacts(engine)
     if sys.stderr.isatty():
-        print(f"loading {path} ...", end="\r", file=sys.stderr, flush=True)
+        print(f"loading {source.path} ...", end="\r", file=sys.stderr, flush=True)
     try:
-        host = StudyHost.start(source, log_path=engine.artifacts.root / "logs" / "loading.log")
+        return StudyHost.start(source, log_path=engine.artifacts.root / "logs" / "loading.log")
     except StudyFailed as error:  # the file itself is broken: the user's mistake, and no search has failed yet
         raise InvalidInput(str(error), field="file") from error
-    try:
-        spec = host.spec
-        if trials is not None:
-            spec = replace(spec, budget=Budget(trials=trials, minutes=spec.budget.minutes))
-        wanted = source if direction else replace(source, name=spec.name, trials=None)
-        record = engine.declare(spec, entrypoint=wanted.entrypoint, code_sha256=digest, queued=queued, extend=extend)
-    except BaseException:
-        host.close()
-        raise
-    return host, record
+
+
+def _declare(engine: Engine, spec: StudySpec, source: FileSource, *, extend: bool, queued: bool) -> StudyRecord:
+    """Make the study or open it again, with the budget of the command line if that names one."""
+    from automl.declaration import Budget
+    from automl.trainers.source import code_sha256
+
+    if source.trials is not None:
+        spec = replace(spec, budget=Budget(trials=source.trials, minutes=spec.budget.minutes))
+    wanted = source if source.direction else replace(source, name=spec.name, trials=None)
+    digest = code_sha256(source.path)
+    return engine.declare(spec, entrypoint=wanted.entrypoint, code_sha256=digest, queued=queued, extend=extend)
 
 
 def _interrupt_on_signals() -> None:
@@ -327,11 +350,8 @@ def _interrupt_on_signals() -> None:
         signal.signal(name, interrupt)
 
 
-def _gpu_names(gpus: str) -> list[str]:
-    names = [name.strip() for name in gpus.split(",") if name.strip()]
-    if len(set(names)) != len(names):
-        raise InvalidInput(f"--gpus: {gpus!r} names a GPU twice; use --slots-per-gpu to share one", field="gpus")
-    return names
+def _names(commas: str) -> list[str]:
+    return [name.strip() for name in commas.split(",") if name.strip()]
 
 
 def _model_files(engine: Engine, record: StudyRecord) -> list[str]:
@@ -340,9 +360,10 @@ def _model_files(engine: Engine, record: StudyRecord) -> list[str]:
     return [os.path.relpath(path) for path in show_best_model(engine, record)]
 
 
-def _next_commands(record: StudyRecord) -> list[str]:
+def _next_commands(record: StudyRecord, has_model: bool) -> list[str]:
     name = _quoted(record.name)
-    return [f"automl show {name}", f"automl export {name} --csv trials.csv", f"automl export {name} --model best/"]
+    commands = [f"automl show {name}", f"automl export {name} --csv trials.csv"]
+    return [*commands, f"automl export {name} --model best/"] if has_model else commands
 
 
 def _quoted(name: str) -> str:

@@ -389,7 +389,7 @@ class StudySpec:
             raise _reject("fidelity", f"{self.fidelity!r}", "give a Fidelity(...)")
         for name, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
             value = getattr(self, name)
-            if value not in known and not value.startswith("custom:"):
+            if value not in known and not (isinstance(value, str) and value.startswith("custom:")):
                 raise _reject(name, f"{value!r} is unknown", f"use one of {', '.join(known)}, or an Optuna object")
         if _whole("seed", self.seed) < 0:
             raise _reject("seed", f"{self.seed} is below zero", "give 0 or more")

@@ -82,8 +82,15 @@ def trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
 
 
 def raise_if_failed(engine: Engine, record: StudyRecord) -> None:
-    """Raises `StudyFailed`, with the traceback of its trials, when the study has failed."""
+    """Raises `StudyFailed`, with the traceback of a trial, when the study has failed or all its trials have."""
     if record.state is StudyState.FAILED:
-        failed = engine.trials(record, states=[TrialState.FAILED])
-        tracebacks = [trial.failure.traceback for trial in failed if trial.failure is not None]
-        raise StudyFailed(f"study {record.name!r} failed: {record.reason}", tracebacks[0] if tracebacks else "")
+        reason = record.reason
+    elif record.state is StudyState.FINISHED and not engine.best_trials(record, 1):
+        reason = "no trial completed"
+    else:
+        return
+    failures = [trial.failure for trial in engine.trials(record, states=[TrialState.FAILED]) if trial.failure]
+    if failures and record.state is StudyState.FINISHED:
+        reason = f"{reason}; the last failure was: {failures[-1].message}"
+    tracebacks = [failure.traceback for failure in failures if failure.traceback]
+    raise StudyFailed(f"study {record.name!r} failed: {reason}", tracebacks[-1] if tracebacks else "")

@@ -15,11 +15,11 @@ from automl.declaration import StudySpec, in_declared_order
 from automl.dispatch.local import search
 from automl.display import Display, FinishedTrial, Progress, RunningTrial, estimate_seconds_left, open_display
 from automl.engine import Engine, connect
-from automl.errors import DatabaseUnavailable
+from automl.errors import DatabaseUnavailable, InvalidInput, InvalidStudy
 from automl.result import Result, raise_if_failed
 from automl.trainers.host import StudyHost
 from automl.trainers.source import pickle_source
-from automl.trainers.worker import Slot
+from automl.trainers.worker import Slot, slots_for
 
 if TYPE_CHECKING:
     from automl.study import Study
@@ -144,11 +144,58 @@ class Watcher:
         return RunningTrial(trial.number, trial.step, max_step, trial.last_value, elapsed_s, trial.attempt)
 
 
+def study_slots(spec: StudySpec, workers: int, gpus: Sequence[str], per_gpu: int = 1) -> list[Slot]:
+    """The slots in which a study's trials run here. Raises `InvalidInput` when its trials could not have their GPUs."""
+    needed = spec.resources.gpus
+    if len(gpus) < needed:
+        named = f"--gpus names {len(gpus)}" if gpus else "none is named"
+        raise InvalidStudy(
+            f"resources.gpus: a trial of {spec.name!r} needs {needed} GPU(s), and {named}; "
+            "name enough, as in --gpus 0,1 (gpus=[0, 1])",
+            field="resources.gpus",
+        )
+    check_gpus(gpus)
+    return slots_for(workers, gpus, per_gpu=per_gpu, gpus_per_slot=max(1, needed))
+
+
+def check_gpus(names: Sequence[str]) -> None:
+    """Raises `InvalidInput` when a name is given twice or is none of a GPU of this machine."""
+    if len(set(names)) != len(names):
+        raise InvalidInput(f"gpus: {','.join(names)} names one twice; --slots-per-gpu lets trials share one", "gpus")
+    for name in names:
+        if not name.isdigit() and not name.startswith(("GPU-", "MIG-")):
+            raise InvalidInput(f"gpus: {name!r} is no GPU; give numbers or UUIDs, as nvidia-smi -L lists them", "gpus")
+        if not _has_gpu(name):
+            raise InvalidInput(
+                f"gpus: this machine has no GPU {name}; name others, or train on CPUs without it", "gpus"
+            )
+
+
+def _has_gpu(name: str) -> bool:
+    """By the device files: asking CUDA would take seconds and memory on every GPU."""
+    numbered = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
+    if not numbered:  # Windows' Linux and AMD's driver do not number theirs
+        return any(Path(device).exists() for device in ("/dev/dxg", "/dev/kfd"))
+    return not name.isdigit() or int(name) < len(numbered)
+
+
+def require_artifacts(engine: Engine) -> None:
+    """Raises `InvalidInput` when models, checkpoints and logs could not be written: nobody wants to learn that late."""
+    root = engine.artifacts.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        cure = "set AUTOML_ARTIFACTS to a folder that you may write to"
+        raise InvalidInput(f"artifacts: {root} cannot be written ({error.strerror}); {cure}", "artifacts") from error
+
+
 def run_study(
     study: Study, storage: str | None, slots: Sequence[Slot], *, lease_s: float, extend: bool, progress: bool
 ) -> Result:
     """`Study.run` for a study whose functions live in this process: they travel to its children by cloudpickle."""
     engine = connect(storage)
+    require_artifacts(engine)
     with tempfile.TemporaryDirectory(prefix="automl-") as private:
         source = pickle_source(study, Path(private))
         host = StudyHost.start(source, log_path=Path(private) / "template.log")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from automl.declaration import Budget, Direction, Fidelity, Parameter, Resources, Space, StudySpec
 from automl.errors import InvalidInput, InvalidStudy
 from automl.trainers.source import code_sha256, is_loading
-from automl.trainers.worker import slots_for
 
 if TYPE_CHECKING:
     from automl.core import StudyRecord
@@ -116,7 +115,7 @@ class Study:
             StudyFailed: the trials could not work; `.traceback` is what the function raised.
             KeyboardInterrupt: after running trials were handed back with their checkpoints.
         """
-        from automl.session import run_study
+        from automl.session import run_study, study_slots
 
         if is_loading():
             raise InvalidStudy(
@@ -125,7 +124,7 @@ class Study:
             )
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidInput(f"workers: {workers!r}; give a whole number above zero", field="workers")
-        slots = slots_for(workers, [str(gpu) for gpu in gpus], gpus_per_slot=max(1, self.spec.resources.gpus))
+        slots = study_slots(self.spec, workers, [str(gpu) for gpu in gpus])
         return run_study(self, storage, slots, lease_s=lease_s, extend=extend, progress=progress)
 
     def submit(self, storage: str | None = None, *, extend: bool = False) -> StudyRecord:

@@ -8,6 +8,7 @@ with the same suggestions.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from automl.core import StudyRecord, StudyState
 from automl.declaration import StudySpec
+from automl.errors import InvalidInput
 from automl.search import GridExhausted, History, suggest
 from automl.storage.studies import Held, Studies, Unclaimed
+
+log = logging.getLogger("automl.suggester")
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -55,9 +59,7 @@ class Suggester:
             self._studies.cancel_waiting(self._study_id)
             self._studies.close_if_done(self._study_id)
             return 0
-        trials = self._view.snapshot(self._study_id)
-        self._history.update(trials)
-        made = self._make_again(trials) + self._fill(trials, held, slots)
+        made = self._make_again() + self._fill(held, slots)
         if not made and held.trials_left is not None and held.trials_left <= 0:
             self._studies.close_if_done(self._study_id)
         return made
@@ -75,47 +77,61 @@ class Suggester:
         self._held_at = now if held is not None else None
         return held
 
-    def _fill(self, trials: Sequence[FrozenTrial], held: Held, slots: int) -> int:
+    def _fill(self, held: Held, slots: int) -> int:
         """New waiting trials, until every running trial has one that can follow it."""
+        trials = self._look()
         running = sum(trial.state.name == "RUNNING" for trial in trials)
-        waiting = sum(trial.state.name == "WAITING" for trial in trials)
-        missing = max(slots, running) - waiting
+        # Not the trials that wait for another attempt: they may have to wait long, and a slot must not.
+        missing = max(slots, running) - len(self._studies.unclaimed(self._study_id))
         if held.trials_left is not None:
             missing = min(missing, held.trials_left)
         for made in range(missing):
             number = held.next_number + made
             try:
-                suggestion = self._suggestion(number, trials)
+                suggestion = self._suggestion(number)
             except GridExhausted:
                 self._studies.shrink_budget(self._study_id)
                 return made
             if not self._studies.add_suggestion(self._study_id, self._token, number, suggestion):
                 return made  # somebody enqueued a trial, or the study ended: the next round sees it
-            trials = self._view.snapshot(self._study_id)
-            self._history.update(trials)
         return max(missing, 0)
 
-    def _make_again(self, trials: Sequence[FrozenTrial]) -> int:
+    def _make_again(self) -> int:
         """Complete enqueued trials, and renew the suggestion that is claimed next if new results came since."""
         made = 0
         renewable = self._sampler not in _BLIND_SAMPLERS
         for waiting in self._studies.unclaimed(self._study_id):
             if waiting.basis is None:
-                made += self._revise(waiting, trials)
-            elif renewable and waiting.basis < _results(trials) and waiting.fixed is None:
-                made += self._revise(waiting, trials)
+                made += self._complete(waiting)
+            elif renewable and waiting.fixed is None and waiting.basis < _results(self._look()):
+                made += self._revise(waiting)
                 renewable = False  # the others wait longer: the next rounds see to them
         return made
 
-    def _revise(self, waiting: Unclaimed, trials: Sequence[FrozenTrial]) -> int:
-        suggestion = self._suggestion(waiting.number, trials, waiting.fixed)
+    def _complete(self, waiting: Unclaimed) -> int:
+        """Give an enqueued trial its other parameters; one with parameters that cannot be is cancelled."""
+        try:
+            return self._revise(waiting)
+        except InvalidInput as error:
+            if not (error.field or "").startswith("params"):
+                raise
+            log.warning("trial %d was enqueued with parameters that cannot be: %s", waiting.number, error)
+            return self._studies.cancel_waiting(self._study_id, waiting.number)
+
+    def _revise(self, waiting: Unclaimed) -> int:
+        suggestion = self._suggestion(waiting.number, waiting.fixed)
         if waiting.fixed is not None:
             suggestion["system_attrs"] = {**suggestion["system_attrs"], "fixed_params": waiting.fixed}
         return int(self._studies.revise_suggestion(self._study_id, waiting.number, suggestion))
 
-    def _suggestion(
-        self, number: int, trials: Sequence[FrozenTrial], fixed: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _look(self) -> Sequence[FrozenTrial]:
+        """The trials as the database has them now, and so the history: nobody's suggestion knows less than that."""
+        trials = self._view.snapshot(self._study_id)
+        self._history.update(trials)
+        return trials
+
+    def _suggestion(self, number: int, fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        trials = self._look()
         found = suggest(
             self._history,
             number,

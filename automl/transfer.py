@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from automl.core import Artifact, StudyRecord
 from automl.engine import Engine
 from automl.errors import InvalidInput, NotFound
@@ -28,12 +30,13 @@ def write_csv(engine: Engine, record: StudyRecord, target: str) -> None:
     try:
         with Path(target).open("w", newline="", encoding="utf-8") as file:
             _write_rows(file, columns, rows)
+        print(f"{len(rows)} trials of {record.name} are in {target}")
     except OSError as error:
         raise InvalidInput(f"--csv: {target} cannot be written ({error.strerror})", field="csv") from error
 
 
 def _write_rows(file: Any, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(file, columns, restval="")
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writerow({column: _harmless(column) for column in columns})
     for row in rows:
         writer.writerow({column: _harmless(value) for column, value in row.items()})
@@ -47,11 +50,11 @@ def to_optuna(engine: Engine, record: StudyRecord, url: str) -> int:
     """Copy a study into an Optuna database; how many trials. Raises `InvalidInput` when the name is taken there."""
     import optuna
 
-    with _optuna_errors(url):
+    with _optuna_errors(url, target=url):
         optuna.copy_study(
             from_study_name=record.name,
             from_storage=engine.optuna,
-            to_storage=optuna.storages.RDBStorage(url),
+            to_storage=optuna.storages.RDBStorage(_driven(url)),
         )
     return engine.counts([record])[record.id]["total"]
 
@@ -60,16 +63,30 @@ def from_optuna(engine: Engine, url: str, name: str) -> int:
     """Copy a study from an Optuna database; how many trials. Raises `InvalidInput`, `NotFound`."""
     import optuna
 
-    with _optuna_errors(url):
-        optuna.copy_study(from_study_name=name, from_storage=optuna.storages.RDBStorage(url), to_storage=engine.optuna)
-    return engine.counts([engine.study(name)])[engine.study(name).id]["total"]
+    with _optuna_errors(url, target=str(engine.database)):
+        source = optuna.storages.RDBStorage(_driven(url, existing=True))
+        optuna.copy_study(from_study_name=name, from_storage=source, to_storage=engine.optuna)
+    record = engine.study(name)
+    return engine.counts([record])[record.id]["total"]
+
+
+def _driven(url: str, *, existing: bool = False) -> str:
+    """`url` with the PostgreSQL driver that is installed. Raises `InvalidInput` for a SQLite file that is missing."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    elif existing and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise InvalidInput(f"--optuna: there is no file {parsed.database}; correct the URL", field="optuna")
+    return parsed.render_as_string(hide_password=False)
 
 
 class _optuna_errors:  # noqa: N801  (a context manager)
     """Optuna's ways to fail, as ours."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, target: str):
+        """`target` is where the copy goes."""
         self._url = url
+        self._target = target
 
     def __enter__(self) -> None:
         import optuna
@@ -79,16 +96,17 @@ class _optuna_errors:  # noqa: N801  (a context manager)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         import optuna
-        import sqlalchemy.exc
 
         optuna.logging.set_verbosity(self._verbosity)
         if isinstance(error, optuna.exceptions.DuplicatedStudyError):
-            raise InvalidInput("study: the name is taken there; delete or rename that one first", "study") from error
+            cure = "use another database, or delete that study first"
+            raise InvalidInput(f"study: {self._target} has one of that name already; {cure}", "study") from error
         if isinstance(error, KeyError):
             raise NotFound(f"study: {self._url} has none of that name", field="study") from error
-        if isinstance(error, sqlalchemy.exc.SQLAlchemyError | ImportError | RuntimeError):
+        if isinstance(error, sa.exc.SQLAlchemyError | ImportError | RuntimeError):
             reason = " ".join(str(error).split())[:200]
-            raise InvalidInput(f"--optuna: {self._url} cannot be used ({reason})", field="optuna") from error
+            cure = "give a URL as in sqlite:///study.db"
+            raise InvalidInput(f"--optuna: {self._url} cannot be used ({reason}); {cure}", field="optuna") from error
 
 
 def show_best_model(engine: Engine, record: StudyRecord) -> list[Path]:
@@ -96,10 +114,13 @@ def show_best_model(engine: Engine, record: StudyRecord) -> list[Path]:
 
     The store keeps files by their sha256; this is a view of it for people, made anew each time.
     """
-    folder = engine.artifacts.root / "best" / record.name
+    name = record.name if record.name.strip(".") else f"study-{record.id}"  # ".." is a name, and another folder
+    folder = engine.artifacts.root / "best" / name
     shutil.rmtree(folder, ignore_errors=True)
     paths = []
     for item in _best_files(engine, record):
+        if not engine.artifacts.path(item).is_file():
+            continue  # it is on the machine that trained it
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / item.name
         try:
@@ -115,8 +136,11 @@ def copy_best_model(engine: Engine, record: StudyRecord, folder: Path) -> list[P
     files = _best_files(engine, record)
     if not files:
         raise NotFound(f"the best trial of {record.name!r} has saved no files; call trial.save_model in it", "model")
-    folder.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(engine.artifacts.verify(item), folder / item.name)) for item in files]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [Path(shutil.copyfile(engine.artifacts.verify(item), folder / item.name)) for item in files]
+    except OSError as error:
+        raise InvalidInput(f"--model: {folder} cannot be written ({error.strerror})", field="model") from error
 
 
 def _best_files(engine: Engine, record: StudyRecord) -> tuple[Artifact, ...]:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from automl.core import StudyRecord, StudyState
 from automl.dispatch.export import export_best_model
 from automl.engine import Engine
-from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy
+from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy, StudyFailed
 from automl.suggester import Suggester
 from automl.trainers.host import StudyHost
+from automl.trainers.source import FileSource, code_sha256
 from automl.trainers.worker import Assignment, Slot, Worker
 
 log = logging.getLogger("automl.dispatch")
@@ -27,18 +28,23 @@ TEND_S = 0.5
 REAP_S = 0.5
 #: Whoever watches a search is called this often, and its end is noticed this late.
 WATCH_S = 0.2
+#: A study whose template was killed gets so many others here; then something is wrong with it, or with the machine.
+MAX_RESTARTS = 3
 
 
 class LocalDispatch:
-    """Runs the studies that it is given until it is stopped. Use as a context manager."""
+    """Runs the studies that it is given until it is stopped. Use as a context manager, from one thread."""
 
     def __init__(self, engine: Engine, slots: Sequence[Slot], lease_s: float = 30.0):
         self._engine = engine
         self._slots = slots
         self._lease_s = lease_s
-        self._worker = Worker(engine, slots, engine.artifacts.root, lease_s, self._on_result)
-        self._suggesters: dict[int, Suggester] = {}
+        self._worker = Worker(engine, slots, engine.artifacts.root, lease_s, self._on_news)
         self._hosts: dict[int, StudyHost] = {}
+        self._restarts: dict[int, int] = {}
+        self._suggesters: dict[int, Suggester] = {}
+        self._suggesting = threading.Lock()  # held through each round: a suggester serves one thread at a time
+        self._unsuggestable: dict[int, Exception] = {}  # why there are no more suggestions for a study
         self._news = threading.Condition()
         self._asked = 0  # rounds of tending that somebody wants
         self._done = 0  # the newest of them that is over
@@ -59,18 +65,17 @@ class LocalDispatch:
             self._news.notify_all()
         self._worker.stop()
         self._tender.join()
-        for suggester in self._suggesters.values():
-            _quietly(suggester.close)
-        for host in self._hosts.values():
-            host.close()
+        for study_id in list(self._hosts):
+            self.drop(study_id)
 
     def add(self, record: StudyRecord, host: StudyHost) -> None:
-        """Work on a study whose code is loaded in `host`, which this object closes.
+        """Work on a study whose code is loaded in `host`, which this object closes, whatever comes of it.
 
         Raises `InvalidStudy` when no slot has the GPUs that its trials need.
         """
         needed = host.spec.resources.gpus
-        if needed > max(len(slot.gpus) for slot in self._slots):
+        if needed > max((len(slot.gpus) for slot in self._slots), default=-1):
+            host.close()
             raise InvalidStudy(
                 f"resources.gpus: study {record.name!r} needs {needed} GPU(s) for a trial, no slot has them; "
                 "start it with --gpus and enough of them",
@@ -78,22 +83,22 @@ class LocalDispatch:
             )
         if host.pruner is not None:
             self._engine.set_pruner(record, host.pruner)
-        suggester = self._engine.suggester(record, host.sampler)
-        with self._news:
-            self._hosts[record.id] = host
-            self._suggesters[record.id] = suggester
+        self._hosts[record.id] = host
+        with self._suggesting:
+            self._suggesters[record.id] = self._engine.suggester(record, host.sampler)
         self._worker.assign(Assignment(record.id, host.spec, host))
         self.look_again()
 
     def drop(self, study_id: int) -> None:
-        """Start no more trials of this study, and let another process suggest for it."""
+        """Start no more trials of this study, end those that run here, and let another process suggest for it."""
         self._worker.drop(study_id)
-        with self._news:
+        with self._suggesting:
             suggester = self._suggesters.pop(study_id, None)
-            host = self._hosts.pop(study_id, None)
-        if suggester is not None:
-            _quietly(suggester.close)
-        if host is not None:
+            self._unsuggestable.pop(study_id, None)
+            if suggester is not None:
+                _quietly(suggester.close)
+        self._restarts.pop(study_id, None)
+        if (host := self._hosts.pop(study_id, None)) is not None:
             host.close()
 
     @property
@@ -101,11 +106,43 @@ class LocalDispatch:
         """Slots that run a trial."""
         return self._worker.busy
 
+    @property
+    def study_ids(self) -> list[int]:
+        """The studies that this object works on."""
+        return list(self._hosts)
+
+    def host(self, study_id: int) -> StudyHost:
+        """The present host of a study."""
+        return self._hosts[study_id]
+
     def check(self) -> None:
         """Raises what ended a thread of this object, if one ended."""
         failure = self._failure or self._worker.failure
         if failure is not None:
             raise failure
+
+    def check_study(self, record: StudyRecord) -> None:
+        """See to it that a study can go on: if its template is dead, there is another when this returns.
+
+        Raises what keeps the study from going on: `StudyFailed`, `InvalidStudy`, or whatever its sampler raised.
+        """
+        if (error := self._unsuggestable.get(record.id)) is not None:
+            raise error
+        host = self._hosts[record.id]
+        if host.alive:
+            return
+        if self._restarts.get(record.id, 0) == MAX_RESTARTS:
+            raise StudyFailed(
+                f"study {record.name!r}: the process that holds its code was killed {MAX_RESTARTS + 1} times; "
+                "look for a lack of memory, or for code that kills its parent process"
+            )
+        self._restarts[record.id] = self._restarts.get(record.id, 0) + 1
+        log.warning("study %s: the process that holds its code has died; starting another", record.name)
+        if record.code_sha256 is not None and isinstance(host.source, FileSource):
+            require_same_code(record, host.source)
+        host.close()
+        self._hosts[record.id] = host = host.another()
+        self._worker.assign(Assignment(record.id, host.spec, host))
 
     def look_again(self) -> None:
         """Something happened: tend the suggestions now."""
@@ -115,13 +152,14 @@ class LocalDispatch:
 
     # -- the tending thread -------------------------------------------------------------------------------------
 
-    def _on_result(self, study_id: int, patience_s: float) -> None:
-        """A slot has a result: it waits, but not for long, for suggestions that know of it."""
+    def _on_news(self, patience_s: float) -> None:
+        """A slot has a trial or a result: it waits, but not for long, for suggestions that know of it."""
         with self._news:
             self._asked += 1
             mine = self._asked
             self._news.notify_all()
-            self._news.wait_for(lambda: self._done >= mine or self._stopping, timeout=patience_s)
+            if patience_s > 0:
+                self._news.wait_for(lambda: self._done >= mine or self._stopping, timeout=patience_s)
 
     def _tend(self) -> None:
         try:
@@ -131,23 +169,34 @@ class LocalDispatch:
                     if self._stopping:
                         return
                     upto = self._asked
-                    suggesters = list(self._suggesters.values())
-                made = 0
                 try:
-                    made += self._reap()
-                    for suggester in suggesters:
-                        made += suggester.step(len(self._slots), self._lease_s)
+                    if self._reap() + self._suggest():
+                        self._worker.wake()
                 except DatabaseUnavailable as error:
                     log.warning("%s; trying again", error)
-                    time.sleep(TEND_S)
-                if made:
-                    self._worker.wake()
+                    with self._news:
+                        self._news.wait_for(lambda: self._stopping, timeout=TEND_S)
                 with self._news:
                     self._done = max(self._done, upto)
                     self._news.notify_all()
         except BaseException as error:
             log.debug("suggesting ended", exc_info=True)
             self._failure = error
+
+    def _suggest(self) -> int:
+        """One round for each study; how many suggestions were made."""
+        made = 0
+        with self._suggesting:
+            for study_id, suggester in list(self._suggesters.items()):
+                try:
+                    made += suggester.step(len(self._slots), self._lease_s)
+                except DatabaseUnavailable:
+                    raise
+                except Exception as error:  # of the user's sampler, or a study that was declared wrongly: only its own
+                    log.debug("study %d: suggesting ended", study_id, exc_info=True)
+                    self._unsuggestable[study_id] = error
+                    _quietly(self._suggesters.pop(study_id).close)
+        return made
 
     def _reap(self) -> int:
         if time.monotonic() - self._reaped_at < REAP_S:
@@ -176,11 +225,22 @@ def search(
             local.check()
             try:
                 record = engine.study_by_id(record.id)
+                local.check_study(record)
             except DatabaseUnavailable as error:
                 log.warning("%s; trying again", error)
         if record.state is StudyState.FINISHED:
-            export_best_model(engine, record, host)
+            export_best_model(engine, record, local.host(record.id))
         return record
+
+
+def require_same_code(record: StudyRecord, source: FileSource) -> None:
+    """Raises `InvalidStudy` when the file is not the one that the study was declared with."""
+    found = code_sha256(source.path)
+    if found != record.code_sha256:
+        raise InvalidStudy(
+            f"{source.path} is not the file that was submitted (sha256 {found[:12]} here, "
+            f"{(record.code_sha256 or '-')[:12]} there); update it here, or submit it again"
+        )
 
 
 def _quietly(close: Callable[[], None]) -> None:

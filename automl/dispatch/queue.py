@@ -9,11 +9,11 @@ from pathlib import Path
 
 from automl.core import StudyRecord, StudyState
 from automl.dispatch.export import export_best_model
-from automl.dispatch.local import LocalDispatch
+from automl.dispatch.local import LocalDispatch, require_same_code
 from automl.engine import Engine
 from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy
 from automl.trainers.host import StudyHost
-from automl.trainers.source import FileSource, code_sha256
+from automl.trainers.source import FileSource
 from automl.trainers.worker import Slot
 
 log = logging.getLogger("automl.dispatch")
@@ -31,8 +31,7 @@ class QueueWorker:
         self._slots = slots
         self._lease_s = lease_s
         self._say = say
-        self._hosts: dict[int, StudyHost] = {}
-        self._refused: dict[int, str | None] = {}  # study id -> its code's digest when it could not be loaded
+        self._refused: dict[int, str | None] = {}  # study id -> its code's digest when it could not be run
 
     def serve(self, *, exit_when_idle: bool) -> None:
         """Work; returns when there is nothing left to do, if `exit_when_idle`. KeyboardInterrupt hands all back."""
@@ -46,22 +45,25 @@ class QueueWorker:
                 except DatabaseUnavailable as error:
                     log.warning("%s; trying again", error)
                 else:
-                    if exit_when_idle and not self._hosts and not local.busy:
+                    if exit_when_idle and not local.study_ids and not local.busy:
                         return
                 time.sleep(LOOK_S)
 
     def _take_up(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
         for record in queued:
-            host = self._hosts.get(record.id)
-            if host is not None and host.alive:
-                continue
             if record.id in self._refused and self._refused[record.id] == record.code_sha256:
                 continue
             try:
-                self._hosts[record.id] = host = self._load(record)
-                local.add(record, host)
-                self._say(f"study {record.name}: taken up")
-            except (AutoMLError, OSError) as error:
+                if record.id in local.study_ids:
+                    local.check_study(record)
+                else:
+                    local.add(record, self._load(record))
+                    self._say(f"study {record.name}: taken up")
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:  # a study's own trouble, were it in its sampler, is not its neighbours'
+                log.debug("study %s", record.name, exc_info=True)
+                local.drop(record.id)
                 self._refused[record.id] = record.code_sha256
                 self._say(f"study {record.name}: passed over: {error}")
 
@@ -72,19 +74,14 @@ class QueueWorker:
         source = FileSource.from_entrypoint(record.entrypoint)
         if not Path(source.path).is_file():
             raise InvalidStudy(f"{source.path} is not on this machine; put the file there")
-        found = code_sha256(source.path)
-        if found != record.code_sha256:
-            raise InvalidStudy(
-                f"{source.path} is not the file that was submitted (sha256 {found[:12]} here, "
-                f"{(record.code_sha256 or '-')[:12]} there); update it here, or submit it again"
-            )
+        require_same_code(record, source)
         log_path = self._engine.artifacts.root / "logs" / str(record.id) / "template.log"
         return StudyHost.start(source, log_path=log_path)
 
     def _drop_ended(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
         open_ids = {record.id for record in queued}
-        for study_id in [id for id in self._hosts if id not in open_ids]:
-            host = self._hosts.pop(study_id)
+        for study_id in [id for id in local.study_ids if id not in open_ids]:
+            host = local.host(study_id)
             try:
                 record = self._engine.study_by_id(study_id)
                 self._say(f"study {record.name}: {record.state.value}")

@@ -68,9 +68,10 @@ class PlainDisplay:
         self._stream = stream
 
     def show(self, progress: Progress) -> None:
-        before = progress.ended - len(progress.finished)
-        for i, trial in enumerate(progress.finished, start=1):
-            self._stream.write(_line(progress, trial, before + i) + "\n")
+        ended = progress.ended - sum(trial.state != "cancelled" for trial in progress.finished)
+        for trial in progress.finished:
+            ended += trial.state != "cancelled"
+            self._stream.write(_line(progress, trial, ended) + "\n")
             self._stream.flush()
 
     def close(self, progress: Progress) -> None:

@@ -17,7 +17,8 @@ _RECENT_TRIALS = 50
 #: How many of the last failures are worth their room.
 SHOWN_FAILURES = 3
 
-_ENDED = ("complete", "pruned", "failed", "cancelled")
+#: Cancelled trials are none of the budget's: others take their places.
+_ENDED = ("complete", "pruned", "failed")
 _ESCAPE_CODE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)")
 
 
@@ -71,7 +72,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Trials that are over."""
+        """Trials that are over and count."""
         return sum(self.counts.get(state, 0) for state in _ENDED)
 
     @property

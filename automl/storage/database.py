@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 #: A pooled PostgreSQL connection that was idle for longer is asked whether it still lives before it is used.
 PING_AFTER_IDLE_S = 5.0
+
+#: A statement waits this long for another process to end its transaction.
+SQLITE_TIMEOUT_S = 30.0
 
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": 5,
@@ -178,7 +182,7 @@ class Database:
         arguments: dict[str, Any] = {}
         if self.dialect == "sqlite":
             _make_parent(Path(self.url.database or ""))
-            arguments = {"timeout": 30.0}
+            arguments = {"timeout": SQLITE_TIMEOUT_S}
         else:
             arguments = dict(_POSTGRES_ARGUMENTS)
         self._engine = sa.create_engine(
@@ -200,7 +204,7 @@ class Database:
         @sa.event.listens_for(self._engine, "connect")
         def _connected(connection: Any, record: Any) -> None:
             if self.dialect == "sqlite":
-                connection.execute("PRAGMA journal_mode = WAL")
+                _use_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on power loss
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.create_function("json_merge", 2, _merge_json, deterministic=True)
@@ -305,6 +309,19 @@ def _make_parent(path: Path) -> None:
         cure = "choose a folder that you may write to"
         message = f"storage: {path.parent} cannot be made ({error.strerror}); {cure}"
         raise InvalidTarget(message, field="storage") from error
+
+
+def _use_wal(connection: Any) -> None:
+    """Readers and the one writer do not wait for each other. Who loses a race for the switch is told so at once."""
+    deadline = time.monotonic() + SQLITE_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 class _Packed:

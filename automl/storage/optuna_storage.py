@@ -83,7 +83,7 @@ class OptunaStorage(BaseStorage):
         self._writer = TrialWriter(database)
         self._directions: dict[int, list[StudyDirection]] = {}
         self._study_of: dict[int, int] = {}  # of the trials that this process writes
-        self._first: dict[tuple[int, str], BaseDistribution] = {}  # of each parameter: the others must be like it
+        self._known: dict[tuple[int, str, BaseDistribution], int] = {}  # checked and stored: the id
         self._forget()
         # A lock that another thread of the parent held would stay locked in the child.
         forget = weakref.WeakMethod(self._forget)
@@ -186,7 +186,7 @@ class OptunaStorage(BaseStorage):
 
     def _columns_of(self, study_id: int, template: FrozenTrial) -> dict[str, Any]:
         waits = template.state is OptunaState.WAITING
-        values = {
+        return {
             "state": _OUR_STATES[template.state].value,
             "cause": "enqueued" if waits else "added",
             "attempt": 0 if waits else 1,
@@ -196,23 +196,27 @@ class OptunaStorage(BaseStorage):
             "system_attrs": template.system_attrs,
             "started_at": _moment(template.datetime_start),
             "finished_at": _moment(template.datetime_complete),
+            **result_columns(template.values),
         }
-        return values if template.values is None else {**values, **result_columns(template.values)}
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         study_id = self._study_of_trial(trial_id)
-        first = self._first_distribution(study_id, param_name)
-        if first is not None:
+        known = (study_id, param_name, distribution)
+        if known not in self._known:
+            self._require_compatible(trial_id, param_name, distribution)
+            self._known[known] = self._interned(study_id, {param_name: distribution})[param_name]
+        value = distribution.to_external_repr(float(param_value_internal))
+        self._writer.set_param(trial_id, param_name, value, self._known[known])
+
+    def _require_compatible(self, trial_id: int, name: str, distribution: BaseDistribution) -> None:
+        for body in self._distributions.of_parameter(self._study_of_trial(trial_id), name)[:1]:
             try:
-                check_distribution_compatibility(first, distribution)
+                check_distribution_compatibility(json_to_distribution(body), distribution)
             except ValueError:
                 self._writer.require_writable(trial_id)  # that the trial is over is the better answer
                 raise
-        ids = self._interned(study_id, {param_name: distribution})
-        value = distribution.to_external_repr(float(param_value_internal))
-        self._writer.set_param(trial_id, param_name, value, ids[param_name])
 
     def _study_of_trial(self, trial_id: int) -> int:
         if trial_id not in self._study_of:
@@ -221,14 +225,6 @@ class OptunaStorage(BaseStorage):
                 raise _no_trial(trial_id)
             self._study_of[trial_id] = row.study_id
         return self._study_of[trial_id]
-
-    def _first_distribution(self, study_id: int, name: str) -> BaseDistribution | None:
-        if (study_id, name) not in self._first:
-            bodies = self._distributions.of_parameter(study_id, name)
-            if not bodies:
-                return None
-            self._first[study_id, name] = json_to_distribution(bodies[0])
-        return self._first[study_id, name]
 
     def _interned(self, study_id: int, distributions: Mapping[str, BaseDistribution]) -> dict[str, int]:
         bodies = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
@@ -240,7 +236,10 @@ class OptunaStorage(BaseStorage):
     def set_trial_state_values(self, trial_id: int, state: OptunaState, values: Sequence[float] | None = None) -> bool:
         if state is OptunaState.RUNNING:
             return self._writer.pop(trial_id)
-        self._writer.move(trial_id, _OUR_STATES[state], values)
+        if state is OptunaState.WAITING:
+            self._writer.requeue(trial_id)
+        else:
+            self._writer.end(trial_id, _OUR_STATES[state], values)
         self._study_of.pop(trial_id, None)
         return True
 

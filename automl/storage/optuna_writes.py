@@ -17,7 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.core import TrialState
 from automl.errors import StorageError
-from automl.storage.database import Database, dumps, json_append, json_member, json_merge, now
+from automl.storage.database import Database, Json, dumps, json_append, json_member, json_merge, now
+from automl.storage.prepared import Prepared
 from automl.storage.tables import report, study, trial
 
 _TRIAL = trial.c.id == sa.bindparam("trial", type_=sa.BigInteger)
@@ -61,6 +62,14 @@ _POP = (
     .returning(trial.c.id)
 )
 
+_MOVED = {"state": sa.bindparam("state", type_=sa.Text), "cause": sa.bindparam("state", type_=sa.Text)}
+_REQUEUE = sa.update(trial).where(_IN_STATE_UNLEASED).values(_MOVED)
+_END = _REQUEUE.values(
+    objectives=sa.func.coalesce(sa.bindparam("objectives", type_=Json), trial.c.objectives),
+    value=sa.func.coalesce(sa.bindparam("value", type_=sa.Double), trial.c.value),
+    finished_at=now(),
+)
+
 _COUNT_UP = (
     sa.update(study)
     .where(study.c.id == sa.bindparam("study", type_=sa.BigInteger))
@@ -76,14 +85,14 @@ _NEW: Mapping[str, sa.ColumnElement[Any]] = {
 }
 
 
-def _insert_on_postgresql(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.Executable:
+def _insert_on_postgresql(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.UpdateBase:
     """Count and insert in one statement, so that the study's row is locked for no longer than its commit."""
     counted = _COUNT_UP.cte("counted")
     number = sa.select(sa.bindparam("study", type_=sa.BigInteger), counted.c.number, *columns.values())
     return sa.insert(trial).from_select(["study_id", "number", *columns], number).returning(trial.c.id)
 
 
-def _insert_on_sqlite(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.Executable:
+def _insert_on_sqlite(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.UpdateBase:
     bound: dict[str, Any] = {"study_id": sa.bindparam("study"), "number": sa.bindparam("number")}
     return sa.insert(trial).values({**bound, **columns}).returning(trial.c.id)
 
@@ -95,10 +104,15 @@ class TrialWriter:
         self._database = database
         self._on_postgresql = database.dialect == "postgresql"
         self._insert = _insert_on_postgresql if self._on_postgresql else _insert_on_sqlite
-        self._ask = self._insert(_NEW)
-        self._report = self._upsert_report()
+        self._count_up = Prepared(database, _COUNT_UP)
+        self._ask = Prepared(database, self._insert(_NEW))
+        self._set_param = Prepared(database, _SET_PARAM)
+        self._set_attr = {name: Prepared(database, statement) for name, statement in _SET_ATTR.items()}
+        self._end = Prepared(database, _END)
+        self._requeue = Prepared(database, _REQUEUE)
+        self._set_report = Prepared(database, self._report())
 
-    def _upsert_report(self) -> sa.Executable:
+    def _report(self) -> sa.UpdateBase:
         insert = postgresql.insert if self._on_postgresql else sqlite.insert
         # FOR SHARE holds off the end of the trial until this row is in.
         row = sa.select(
@@ -118,56 +132,50 @@ class TrialWriter:
     def ask(self, study_id: int) -> int:
         """A new running trial with the study's next number; its id. A budget is not looked at: Optuna has none."""
         if self._on_postgresql:
-            with self._database.connection() as connection:
-                return self._inserted(connection, study_id, self._ask)
+            return _id_of(self._ask.first({"study": study_id}), study_id)
         with self._database.transaction() as connection:
-            return self._inserted(connection, study_id, self._ask)
+            number = _id_of(self._count_up.first({"study": study_id}, connection), study_id)
+            return _id_of(self._ask.first({"study": study_id, "number": number}, connection), study_id)
 
     def add(self, study_id: int, values: Mapping[str, Any], reports: Mapping[int, float]) -> int:
         """A new trial with these columns and reports; its id."""
         columns = {name: sa.literal(value, trial.c[name].type) for name, value in values.items()}
         statement = self._insert({**columns, "created_at": now()})
+        arguments = {"study": study_id}
         rows = [{"step": step, "value": float(value), "attempt": values["attempt"]} for step, value in reports.items()]
         with self._database.transaction() as connection:
-            trial_id = self._inserted(connection, study_id, statement)
+            if not self._on_postgresql:
+                arguments["number"] = _id_of(self._count_up.first(arguments, connection), study_id)
+            trial_id = _id_of(connection.execute(statement, arguments).first(), study_id)
             if rows:
                 connection.execute(sa.insert(report), [{"trial_id": trial_id, **row} for row in rows])
             return trial_id
-
-    def _inserted(self, connection: sa.Connection, study_id: int, statement: sa.Executable) -> int:
-        arguments = {"study": study_id}
-        if not self._on_postgresql:
-            arguments["number"] = connection.scalar(_COUNT_UP, arguments)
-        trial_id = None if arguments.get("number", 0) is None else connection.scalar(statement, arguments)
-        if trial_id is None:
-            raise KeyError(f"there is no study {study_id}")
-        return trial_id
 
     # -- a trial's content --------------------------------------------------------------------------------------
 
     def set_param(self, trial_id: int, name: str, value: Any, distribution_id: int) -> None:
         patches = {"param": dumps({name: value}), "distribution": dumps({name: distribution_id})}
-        self._write(trial_id, _SET_PARAM, patches)
+        self._write(trial_id, self._set_param, patches)
 
     def set_report(self, trial_id: int, step: int, value: float) -> None:
-        self._write(trial_id, self._report, {"step": step, "value": float(value)})
+        self._write(trial_id, self._set_report, {"step": step, "value": float(value)})
 
     def set_attr(self, trial_id: int, column: str, key: str, value: Any) -> None:
         """`column`: "user_attrs" or "system_attrs"."""
-        self._write(trial_id, _SET_ATTR[column], {"attr": dumps({key: value})}, attributes=True)
+        self._write(trial_id, self._set_attr[column], {"attr": dumps({key: value})}, attributes=True)
 
     def _write(
-        self, trial_id: int, statement: sa.Executable, arguments: Mapping[str, Any], *, attributes: bool = False
+        self, trial_id: int, statement: Prepared, arguments: Mapping[str, Any], *, attributes: bool = False
     ) -> None:
         running = {**arguments, "trial": trial_id, "is_state": TrialState.RUNNING.value}
-        while not self._database.execute(statement, running):
+        while not statement.execute(running):
             state = self.require_writable(trial_id, attributes=attributes)
             if state is TrialState.RUNNING:
                 continue  # it has only just become so
             unmoved = {**running, "is_state": state.value}
             with self._database.transaction() as connection:
                 if connection.execute(_TOUCH, unmoved).rowcount:
-                    connection.execute(statement, unmoved)
+                    statement.execute(unmoved, connection)
                     return
 
     def require_writable(self, trial_id: int, *, attributes: bool = False) -> TrialState:
@@ -197,25 +205,35 @@ class TrialWriter:
         self.require_writable(trial_id, attributes=True)
         return False
 
-    def move(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> None:
-        """End a running trial, or put it back into the queue."""
-        changes: dict[str, Any] = {"state": state.value, "cause": state.value}
-        if state.is_finished:
-            changes["finished_at"] = now()
-        if values is not None:
-            changes |= result_columns(values)
-        moved = sa.update(trial).where(_IN_STATE_UNLEASED).values(changes).returning(trial.c.id)
-        arguments = {"trial": trial_id, "is_state": TrialState.RUNNING.value}
-        while self._database.first(moved, arguments) is None:
-            if self.require_writable(trial_id) is TrialState.RUNNING:
-                continue
-            if state is TrialState.WAITING:
+    def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> None:
+        """End a running trial."""
+        columns = result_columns(values)
+        if columns["objectives"] is not None:
+            columns["objectives"] = dumps(columns["objectives"])
+        self._move(trial_id, self._end, state, columns)
+
+    def requeue(self, trial_id: int) -> None:
+        """Put a running trial back into the queue."""
+        self._move(trial_id, self._requeue, TrialState.WAITING, {})
+
+    def _move(self, trial_id: int, statement: Prepared, state: TrialState, columns: Mapping[str, Any]) -> None:
+        running = {"trial": trial_id, "is_state": TrialState.RUNNING.value, "state": state.value}
+        while not statement.execute({**running, **columns}):
+            found = self.require_writable(trial_id)
+            if found is state:
                 return
-            raise StorageError(f"trial with id {trial_id} waits; set it to RUNNING before you end it")
+            if found is TrialState.WAITING:
+                raise StorageError(f"trial with id {trial_id} waits; set it to RUNNING before you end it")
 
 
-def result_columns(values: Sequence[float]) -> dict[str, Any]:
+def _id_of(row: Sequence[Any] | None, study_id: int) -> int:
+    if row is None:
+        raise KeyError(f"there is no study {study_id}")
+    return row[0]
+
+
+def result_columns(values: Sequence[float] | None) -> dict[str, Any]:
     """The columns that hold these objective values."""
-    objectives = [float(value) for value in values]
-    first = objectives[0] if objectives and not math.isnan(objectives[0]) else None
-    return {"objectives": objectives, "value": first}
+    objectives = None if values is None else [float(value) for value in values]
+    sortable = objectives and not math.isnan(objectives[0])
+    return {"objectives": objectives, "value": objectives[0] if objectives and sortable else None}

@@ -169,7 +169,10 @@ class Studies:
         closed = sa.update(study).where(
             study.c.id == study_id, study.c.state == StudyState.OPEN.value, used, ~unfinished
         )
-        return bool(self._database.execute(closed.values(state=StudyState.FINISHED.value)))
+        with self._database.transaction() as connection:
+            # Locked first: an UPDATE that has to wait for the row would judge by the trials of before its wait.
+            connection.execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())
+            return bool(connection.execute(closed.values(state=StudyState.FINISHED.value)).rowcount)
 
     def counts(self, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
         """Trials by state, with every state present, and "total"."""
@@ -281,10 +284,13 @@ class Studies:
         made = study.c.next_number - study.c.cancelled
         self._database.execute(sa.update(study).where(study.c.id == study_id).values(max_trials=made))
 
-    def cancel_waiting(self, study_id: int) -> int:
-        """Cancel what nobody has started; how many."""
+    def cancel_waiting(self, study_id: int, number: int | None = None) -> int:
+        """Cancel what nobody has started, or only trial `number` of it; how many."""
+        which = trial.c.state == TrialState.WAITING.value
+        if number is not None:
+            which = sa.and_(which, trial.c.number == number)
         with self._database.transaction() as connection:
-            return self._cancel(connection, study_id, trial.c.state == TrialState.WAITING.value)
+            return self._cancel(connection, study_id, which)
 
     @staticmethod
     def _cancel(connection: sa.Connection, study_id: int, which: sa.ColumnElement[bool]) -> int:

@@ -183,5 +183,13 @@ event = sa.Table(
 )
 sa.Index("ix_event_feed", event.c.study_id, event.c.position)
 sa.Index("ix_event_trial", event.c.trial_id)
+# A token is good for one claim, ever: a claim that is repeated after its lease was over finds nothing.
+sa.Index(
+    "uq_event_claim",
+    event.c.token,
+    unique=True,
+    postgresql_where=event.c.cause == sa.literal_column("'claimed'"),
+    sqlite_where=event.c.cause == sa.literal_column("'claimed'"),
+)
 
 __all__ = ["HEAD", "artifact", "distribution", "event", "metadata", "now", "report", "study", "trial"]

@@ -171,7 +171,16 @@ class TrialProcess:
 class StudyHost:
     """A template process and the trials that it forked. Thread-safe."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, answer: Mapping[str, Any]):
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        control: socket.socket,
+        answer: Mapping[str, Any],
+        source: Source,
+        log_path: Path,
+    ):
+        self.source = source
+        self._log_path = log_path
         self.spec = StudySpec.from_json(answer["spec"])
         self.sampler = _unpickled("sampler", answer["sampler"])  #: an Optuna object, or None
         self.pruner = _unpickled("pruner", answer["pruner"])
@@ -215,11 +224,15 @@ class StudyHost:
                 if "traceback" in answer:
                     raise StudyFailed(answer["error"], answer["traceback"])
                 raise InvalidStudy(answer["error"], answer["field"])
-            return cls(process, mine, answer)
+            return cls(process, mine, answer, source, log_path)
         except BaseException:
             mine.close()
             _end(process)
             raise
+
+    def another(self) -> StudyHost:
+        """A new template with the same study, for when this one is dead. Raises as `start` does."""
+        return type(self).start(self.source, log_path=self._log_path)
 
     @property
     def alive(self) -> bool:
@@ -231,11 +244,13 @@ class StudyHost:
 
         Raises:
             ChildProcessError: the template is dead (`alive` is False) or cannot fork; start another.
+            OSError: the log cannot be opened.
         """
-        mine, theirs = socket.socketpair()
         log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("ab")
+        mine, theirs = socket.socketpair()
         trial = TrialProcess(mine)
-        with theirs, log_path.open("ab") as log:
+        with theirs, log:
             with self._lock:
                 number = next(self._ids)
                 self._launching[number] = trial

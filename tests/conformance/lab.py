@@ -100,14 +100,12 @@ class Lab:
         self.database.execute(sa.update(trial).values(run_after=0.0))
 
     def row(self, number: int = 0) -> Any:
-        found = self.database.first(
-            sa.select(trial).where(trial.c.study_id == self.study.id, trial.c.number == number)
-        )
+        found = self.database.first(sa.select(trial).where(trial.c.study_id == self.study.id, trial.c.number == number))
         assert found is not None
         return found
 
     def reports(self, number: int = 0) -> dict[int, tuple[float, int]]:
-        """step -> (value, attempt)."""
+        """Step -> (value, attempt)."""
         rows = self.database.all(sa.select(report).where(report.c.trial_id == self.row(number).id))
         return {row.step: (row.value, row.attempt) for row in rows}
 

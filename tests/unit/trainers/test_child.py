@@ -140,7 +140,7 @@ def test_a_function_that_swallows_its_end_has_ended_all_the_same(end: Callable[.
     link.stop = "preempt"
     assert end(_swallow) == wire.Interrupted()
     link.stop, link.prune_at = None, (1,)
-    assert end(_swallow, prunable=True) == wire.Done(Outcome(TrialState.PRUNED, (0.4,)))
+    assert end(_swallow, prunable=True, max_step=3) == wire.Done(Outcome(TrialState.PRUNED, (0.4,)))
 
 
 def test_a_saved_model_is_stored_and_named_in_the_outcome(

@@ -175,6 +175,15 @@ def test_steps_ask_nothing_about_further_metrics_and_the_last_step(make: Make, l
     assert link.asked == 0
 
 
+def test_steps_without_a_fidelity_leave_the_question_to_the_function(make: Make, link: FakeLink) -> None:
+    trial = make(prunable=True)
+    for _ in trial.steps(3):
+        trial.report(0.5)
+    assert link.asked == 0
+    trial.should_prune()
+    assert link.asked == 1
+
+
 def test_steps_end_when_told_to_prune(make: Make, link: FakeLink) -> None:
     seen = []
     with pytest.raises(Pruned):

@@ -143,6 +143,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_event_feed", "event", ["study_id", "position"], unique=False)
     op.create_index("ix_event_trial", "event", ["trial_id"], unique=False)
+    op.create_index(
+        "uq_event_claim",
+        "event",
+        ["token"],
+        unique=True,
+        postgresql_where=sa.text("cause = 'claimed'"),
+        sqlite_where=sa.text("cause = 'claimed'"),
+    )
     op.create_table(
         "trial",
         sa.Column("id", ID, nullable=False),

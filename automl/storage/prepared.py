@@ -1,0 +1,78 @@
+"""Statements for the calls that come for every parameter, report and result: compiled once, planned once.
+
+`Database.execute` is as quick as SQLAlchemy is: half of the time of such a call goes into finding the compiled
+statement again, and on the server another half into planning it again. Here the text is kept, and on PostgreSQL each
+connection prepares it when it first needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from automl.storage.database import Database
+
+T = TypeVar("T")
+
+_names = count()
+
+
+class Prepared:
+    """One statement of one database. Its parameters are numbers, texts (JSON too) and None. Thread-safe."""
+
+    def __init__(self, database: Database, statement: sa.UpdateBase):
+        self._database = database
+        self._on_postgresql = database.dialect == "postgresql"
+        dialect = postgresql.dialect(paramstyle="numeric_dollar") if self._on_postgresql else sqlite.dialect()
+        compiled: Any = statement.compile(dialect=dialect)
+        self._order: tuple[str, ...] = tuple(compiled.positiontup)
+        self._constants: dict[str, Any] = compiled.params
+        self._text = str(compiled)
+        if self._on_postgresql:
+            self._name = f"automl_{next(_names)}"
+            self._prepare = f"PREPARE {self._name} AS {self._text}"
+            self._text = f"EXECUTE {self._name} ({', '.join('%s' for _ in self._order)})"
+
+    def execute(self, parameters: Mapping[str, Any], connection: sa.Connection | None = None) -> int:
+        """The number of rows that it changed; committed, unless `connection` is in a transaction."""
+        return self._run(parameters, connection, _rowcount)
+
+    def first(self, parameters: Mapping[str, Any], connection: sa.Connection | None = None) -> tuple[Any, ...] | None:
+        """The first row that it returns, or None."""
+        return self._run(parameters, connection, _first)
+
+    def _run(self, parameters: Mapping[str, Any], connection: sa.Connection | None, answer: Callable[[Any], T]) -> T:
+        if connection is None:
+            with self._database.connection() as own:
+                return self._run(parameters, own, answer)
+        values = {**self._constants, **parameters}
+        raw = connection.connection
+        cursor = raw.cursor()
+        try:
+            if self._on_postgresql and self._name not in raw.info:
+                cursor.execute(self._prepare)
+                raw.info[self._name] = True
+            cursor.execute(self._text, [values[name] for name in self._order])
+            return answer(cursor)
+        except connection.dialect.loaded_dbapi.Error as error:
+            # What SQLAlchemy would make of it, had the call gone its way.
+            broken = connection.dialect.is_disconnect(error, raw, cursor)
+            if broken:
+                connection.invalidate(error)
+            kind = connection.dialect.loaded_dbapi.Error
+            raise DBAPIError.instance(self._text, None, error, kind, connection_invalidated=broken) from error
+        finally:
+            cursor.close()
+
+
+def _rowcount(cursor: Any) -> int:
+    return cursor.rowcount
+
+
+def _first(cursor: Any) -> Any:
+    return cursor.fetchone()

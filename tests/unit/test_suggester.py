@@ -1,0 +1,300 @@
+"""Suggestions made ahead: what is made, what is made again, and that nothing is kept that the database lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from automl.core import Lease, Outcome, Report, StudyRecord, StudyState, TrialState
+from automl.declaration import Budget, Choice, Float, Int, Space, StudySpec
+from automl.engine import Engine
+from automl.storage.tables import study
+from automl.suggester import Suggester
+
+LEASE_S = 30.0
+SPACE = Space({"x": Float(0, 1), "lr": Float(1e-4, 1.0, log=True), "c": Choice("a", "b")})
+
+
+def spec_of(sampler: str = "random", trials: int | None = 40, space: Space | None = SPACE) -> StudySpec:
+    return StudySpec("s", space, {"y": "min"}, Budget(trials=trials), sampler=sampler, seed=7)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    """Open an engine on a database file, as another process would: `opened()`, `opened("other")`."""
+    with ExitStack() as stack:
+
+        def open_engine(name: str = "automl") -> Engine:
+            engine = Engine(f"sqlite:///{tmp_path}/{name}.db", tmp_path / "artifacts")
+            stack.callback(engine.close)
+            return engine
+
+        yield open_engine
+
+
+def claim(engine: Engine, record: StudyRecord, token: str) -> Lease:
+    lease = engine.claim([record.id], "worker", token, LEASE_S)
+    assert lease is not None
+    return lease
+
+
+def run_trial(engine: Engine, record: StudyRecord, token: str) -> Lease:
+    """Claim the next trial and finish it."""
+    lease = claim(engine, record, token)
+    value = (float(lease.params["x"]) - 0.3) ** 2
+    engine.finish(lease.token, Outcome(TrialState.COMPLETE, (value,)), [Report(1, value)])
+    return lease
+
+
+def points(engine: Engine, record: StudyRecord) -> list[dict[str, Any]]:
+    return [dict(trial.params) for trial in engine.trials(record)]
+
+
+def system_attrs(engine: Engine, record: StudyRecord) -> list[dict[str, Any]]:
+    return [dict(trial.system_attrs) for trial in engine.optuna.snapshot(record.id)]
+
+
+# -- the same from the database -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("random", 14), ("tpe", 14), ("gp", 12), ("cmaes", 14), ("skopt", 12)])
+def test_a_sampler_rebuilt_from_the_database_goes_on_as_the_one_that_was_killed(
+    opened: Callable[..., Engine], sampler: str, trials: int
+) -> None:
+    """The same search twice, on two databases: in one, each suggestion comes from a process of its own."""
+    space = Space({"x": Float(0, 1), "lr": Float(1e-4, 1.0, log=True)}) if sampler == "cmaes" else SPACE
+    steady = opened("steady")
+    record = steady.declare(spec_of(sampler, space=space))
+    suggester = steady.suggester(record)
+    killed = opened("killed")
+    assert killed.declare(spec_of(sampler, space=space)).id == record.id
+    for number in range(trials):
+        assert suggester.step(1, LEASE_S) >= 1
+        killed.database.execute(sa.update(study).values(suggester_expires_at=1.0))
+        killed = opened("killed")
+        assert killed.suggester(record).step(1, LEASE_S) >= 1
+        leases = [run_trial(engine, record, f"token-{number}") for engine in (steady, killed)]
+        assert leases[0].params == leases[1].params, f"trial {number}"
+    assert points(steady, record) == points(killed, record)
+    assert system_attrs(steady, record) == system_attrs(killed, record)
+
+
+def test_a_suggestion_is_the_same_however_the_suggester_came_to_know_the_history(
+    opened: Callable[..., Engine],
+) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("tpe"))
+    suggester = engine.suggester(record)
+    for number in range(12):
+        suggester.step(1, LEASE_S)
+        run_trial(engine, record, f"token-{number}")
+    suggester._look()
+    fresh = opened().suggester(record)
+    assert suggester._suggestion(12) == fresh._suggestion(12)
+
+
+# -- made again ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unclaimed_suggestion_is_made_again_when_a_result_arrives(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("tpe"))
+    suggester = engine.suggester(record)
+    for number in range(11):  # TPE's first ten are random
+        suggester.step(1, LEASE_S)
+        run_trial(engine, record, f"token-{number}")
+    suggester.step(1, LEASE_S)
+    running = claim(engine, record, "token-11")
+    suggester.step(1, LEASE_S)
+    before = points(engine, record)[12]
+    assert suggester.step(1, LEASE_S) == 0, "without news nothing is made again"
+    assert points(engine, record)[12] == before
+    engine.finish(running.token, Outcome(TrialState.COMPLETE, (0.01,)))
+    assert suggester.step(1, LEASE_S) == 1
+    assert points(engine, record)[12] != before
+    assert [unclaimed.basis for unclaimed in engine._studies.unclaimed(record.id)] == [12]
+
+
+def test_a_claimed_suggestion_is_never_changed(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("tpe"))
+    suggester = engine.suggester(record)
+    suggester.step(3, LEASE_S)
+    first, second = claim(engine, record, "one"), claim(engine, record, "two")
+    engine.finish(first.token, Outcome(TrialState.COMPLETE, (0.5,)))
+    suggester.step(3, LEASE_S)
+    assert points(engine, record)[1] == second.params
+    engine.release(second.token)  # back to the queue, and still the same trial
+    suggester.step(3, LEASE_S)
+    assert points(engine, record)[1] == second.params
+
+
+def test_a_random_suggestion_is_not_made_again_because_results_do_not_matter(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("random"))
+    suggester = engine.suggester(record)
+    suggester.step(2, LEASE_S)
+    run_trial(engine, record, "token")
+    before = points(engine, record)[1]
+    suggester.step(1, LEASE_S)
+    assert points(engine, record)[1] == before
+    assert [unclaimed.basis for unclaimed in engine._studies.unclaimed(record.id)] == [0]
+
+
+def test_a_suggestion_knows_of_the_one_that_was_made_again_before_it(opened: Callable[..., Engine]) -> None:
+    """Else it could come out at the same point, and another process would make another one."""
+    engine = opened()
+    record = engine.declare(spec_of("tpe"))
+    suggester = engine.suggester(record)
+    for number in range(11):
+        suggester.step(1, LEASE_S)
+        run_trial(engine, record, f"token-{number}")
+    suggester.step(1, LEASE_S)
+    suggester.step(2, LEASE_S)  # renews trial 11? no: nothing is new; makes trial 12
+    claim(engine, record, "token-11")
+    engine.finish("token-11", Outcome(TrialState.COMPLETE, (0.0,)))
+    suggester.step(2, LEASE_S)  # makes trial 12 again, then 13
+    shown = {trial.number: trial.params for trial in suggester._history.get_all_trials(0)}
+    assert shown[12] == points(engine, record)[12]
+
+
+# -- how many -----------------------------------------------------------------------------------------------------
+
+
+def test_there_are_as_many_suggestions_as_slots_and_never_more_than_the_budget(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of(trials=5))
+    suggester = engine.suggester(record)
+    assert suggester.step(3, LEASE_S) == 3
+    assert suggester.step(3, LEASE_S) == 0
+    assert suggester.step(9, LEASE_S) == 2
+    assert suggester.step(9, LEASE_S) == 0
+    assert [trial.number for trial in engine.trials(record)] == list(range(5))
+
+
+def test_running_trials_of_other_processes_count_as_slots(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of())
+    suggester = engine.suggester(record)
+    suggester.step(2, LEASE_S)
+    for token in ("one", "two"):
+        claim(engine, record, token)
+    assert suggester.step(1, LEASE_S) == 2
+
+
+def test_a_trial_that_waits_for_another_attempt_keeps_no_slot_waiting(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of())
+    suggester = engine.suggester(record)
+    suggester.step(1, LEASE_S)
+    engine.release(claim(engine, record, "one").token)
+    assert suggester.step(1, LEASE_S) == 1
+
+
+def test_the_study_is_finished_when_the_budget_is_used_and_every_trial_is_over(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of(trials=1))
+    suggester = engine.suggester(record)
+    suggester.step(1, LEASE_S)
+    lease = claim(engine, record, "one")
+    suggester.step(1, LEASE_S)
+    assert engine.study_by_id(record.id).state is StudyState.OPEN
+    engine.finish(lease.token, Outcome(TrialState.COMPLETE, (0.5,)))
+    suggester.step(1, LEASE_S)
+    assert engine.study_by_id(record.id).state is StudyState.FINISHED
+    assert suggester.step(1, LEASE_S) == 0
+
+
+def test_a_grid_closes_the_study_at_its_last_point(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("grid", trials=50, space=Space({"n": Int(1, 3)})))
+    suggester = engine.suggester(record)
+    while suggester.step(2, LEASE_S):
+        pass
+    assert sorted(point["n"] for point in points(engine, record)) == [1, 2, 3]
+    for number in range(3):
+        engine.finish(claim(engine, record, f"{number}").token, Outcome(TrialState.COMPLETE, (0.5,)))
+    suggester.step(2, LEASE_S)
+    assert engine.study_by_id(record.id).state is StudyState.FINISHED
+
+
+def test_the_minutes_of_a_budget_are_counted_while_somebody_searches(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(StudySpec("s", SPACE, {"y": "min"}, Budget(minutes=1.0), sampler="random"))
+    suggester = engine.suggester(record)
+    suggester.step(2, LEASE_S)
+    claim(engine, record, "one")
+    suggester.step(1, LEASE_S)
+    assert 0.0 < engine.study_by_id(record.id).active_s < 60.0
+    engine.database.execute(sa.update(study).values(active_s=60.0))
+    suggester.step(1, LEASE_S)
+    assert [trial.state.value for trial in engine.trials(record)] == ["running", "cancelled"]
+    engine.finish("one", Outcome(TrialState.COMPLETE, (0.5,)))
+    suggester.step(1, LEASE_S)
+    assert engine.study_by_id(record.id).state is StudyState.FINISHED
+
+
+# -- enqueued trials ----------------------------------------------------------------------------------------------
+
+
+def test_an_enqueued_trial_gets_its_other_parameters_and_keeps_its_own(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of())
+    number = engine.enqueue(record, {"x": 0.25})
+    assert engine.claim([record.id], "worker", "early", LEASE_S) is None, "it is not complete yet"
+    suggester: Suggester = engine.suggester(record)
+    assert suggester.step(1, LEASE_S) == 1
+    lease = claim(engine, record, "one")
+    assert lease.number == number and lease.params["x"] == 0.25 and set(lease.params) == set(SPACE)
+
+
+def test_an_enqueued_trial_is_not_made_again(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("tpe"))
+    suggester = engine.suggester(record)
+    suggester.step(1, LEASE_S)
+    engine.enqueue(record, {"x": 0.25})
+    suggester.step(1, LEASE_S)
+    before = points(engine, record)[1]
+    run_trial(engine, record, "one")
+    suggester.step(1, LEASE_S)
+    assert points(engine, record)[1] == before
+
+
+def test_an_enqueued_trial_that_cannot_be_is_cancelled(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of(trials=2))
+    engine._studies.enqueue(record.id, {"x": 7.0})  # as an Optuna program could
+    suggester = engine.suggester(record)
+    suggester.step(1, LEASE_S)
+    suggester.step(2, LEASE_S)
+    assert [trial.state.value for trial in engine.trials(record)] == ["cancelled", "waiting", "waiting"]
+
+
+# -- one at a time ------------------------------------------------------------------------------------------------
+
+
+def test_only_the_holder_of_the_study_suggests(opened: Callable[..., Engine]) -> None:
+    one, other = opened(), opened()
+    record = one.declare(spec_of())
+    first, second = one.suggester(record), other.suggester(record)
+    assert first.step(1, LEASE_S) == 1
+    assert second.step(5, LEASE_S) == 0
+    first.close()
+    assert second.step(5, LEASE_S) == 4
+    assert first.step(9, LEASE_S) == 0
+
+
+def test_a_study_that_is_gone_is_no_error(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of())
+    suggester = engine.suggester(record)
+    suggester.step(1, LEASE_S)
+    engine.delete("s")
+    assert suggester.step(1, LEASE_S) == 0
+    suggester.close()
