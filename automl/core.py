@@ -13,6 +13,7 @@ Life of a trial::
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -135,8 +136,12 @@ class Failure:
 
     @property
     def digest(self) -> str:
-        """Equal for failures with the same traceback (or the same message where there is none)."""
-        return hashlib.sha256((self.traceback or self.message).encode()).hexdigest()[:16]
+        """Equal for failures with the same traceback; where there is none, the same message but for its numbers.
+
+        A wrong result is shown in the message, and another trial's wrong result has other numbers.
+        """
+        text = self.traceback or re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "0", self.message)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

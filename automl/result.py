@@ -93,4 +93,7 @@ def raise_if_failed(engine: Engine, record: StudyRecord) -> None:
     if failures and record.state is StudyState.FINISHED:
         reason = f"{reason}; the last failure was: {failures[-1].message}"
     tracebacks = [failure.traceback for failure in failures if failure.traceback]
-    raise StudyFailed(f"study {record.name!r} failed: {reason}", tracebacks[-1] if tracebacks else "")
+    error = StudyFailed(f"study {record.name!r} failed: {reason}", tracebacks[-1] if tracebacks else "")
+    if error.traceback:  # shown below ours, in scripts and notebooks
+        error.add_note(f"\nIn the trial:\n{error.traceback}")
+    raise error

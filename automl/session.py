@@ -18,7 +18,7 @@ from automl.engine import Engine, connect
 from automl.errors import DatabaseUnavailable, InvalidInput, InvalidStudy
 from automl.result import Result, raise_if_failed
 from automl.trainers.host import StudyHost
-from automl.trainers.source import pickle_source
+from automl.trainers.source import FileSource, code_sha256, pickle_source
 from automl.trainers.worker import Slot, slots_for
 
 if TYPE_CHECKING:
@@ -207,3 +207,15 @@ def run_study(
             host.close()
     raise_if_failed(engine, record)
     return Result(engine, record)
+
+
+def submit_study(spec: StudySpec, source: FileSource, storage: str | None, *, extend: bool) -> StudyRecord:
+    """`Study.submit`, after a look at whether a worker would find the same study in the file."""
+    digest = code_sha256(source.path)
+    with (
+        tempfile.TemporaryDirectory(prefix="automl-") as private,
+        StudyHost.start(source, log_path=Path(private) / "template.log") as host,
+    ):
+        if host.spec != spec:
+            raise InvalidStudy(f"name: {source.path} makes another study named {spec.name!r}; rename one", "name")
+    return connect(storage).declare(spec, entrypoint=source.entrypoint, code_sha256=digest, queued=True, extend=extend)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from automl.declaration import Budget, Direction, Fidelity, Parameter, Resources, Space, StudySpec
 from automl.errors import InvalidInput, InvalidStudy
-from automl.trainers.source import code_sha256, is_loading
+from automl.trainers.source import FileSource, is_loading
 
 if TYPE_CHECKING:
     from automl.core import StudyRecord
@@ -117,11 +117,7 @@ class Study:
         """
         from automl.session import run_study, study_slots
 
-        if is_loading():
-            raise InvalidStudy(
-                "run() was called while the study's file was being loaded by a worker; "
-                'put it under `if __name__ == "__main__":`'
-            )
+        _refuse_while_loading("run")
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise InvalidInput(f"workers: {workers!r}; give a whole number above zero", field="workers")
         slots = study_slots(self.spec, workers, [str(gpu) for gpu in gpus])
@@ -131,27 +127,31 @@ class Study:
         """Queue the study for `automl worker` and return at once. Its function must live in a file.
 
         Raises:
-            InvalidStudy: the function was written in a notebook or an interactive session.
+            InvalidStudy: a worker could not load this study: its function was written in a notebook or an interactive
+                session, or the study itself is made elsewhere than at the top level of the function's file.
             StudyConflict: the name is taken by another definition.
         """
+        _refuse_while_loading("submit")
         try:
             path = Path(inspect.getsourcefile(inspect.unwrap(self.train)) or "")
         except TypeError:
             path = Path()
         if not path.is_file() or path.suffix != ".py":
             raise InvalidStudy("train: it is in no file that a worker could load; save the study as FILE.py", "train")
-        from automl.engine import connect
+        from automl.session import submit_study
 
-        return connect(storage).declare(
-            self.spec,
-            entrypoint=f"{path.resolve()}:{self.name}",
-            code_sha256=code_sha256(path),
-            queued=True,
-            extend=extend,
-        )
+        return submit_study(self.spec, FileSource(str(path.resolve()), self.name), storage, extend=extend)
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"
+
+
+def _refuse_while_loading(verb: str) -> None:
+    if is_loading():
+        raise InvalidStudy(
+            f"{verb}() was called while the study's file was being loaded by a worker; "
+            'put it under `if __name__ == "__main__":`'
+        )
 
 
 def _named(choice: Any) -> tuple[Any, str]:

@@ -59,7 +59,8 @@ class Suggester:
             self._studies.cancel_waiting(self._study_id)
             self._studies.close_if_done(self._study_id)
             return 0
-        made = self._make_again() + self._fill(held, slots)
+        unclaimed = self._studies.unclaimed(self._study_id)
+        made = self._make_again(unclaimed) + self._fill(held, slots, len(unclaimed))
         if not made and held.trials_left is not None and held.trials_left <= 0:
             self._studies.close_if_done(self._study_id)
         return made
@@ -77,12 +78,14 @@ class Suggester:
         self._held_at = now if held is not None else None
         return held
 
-    def _fill(self, held: Held, slots: int) -> int:
-        """New waiting trials, until every running trial has one that can follow it."""
+    def _fill(self, held: Held, slots: int, waiting: int) -> int:
+        """New waiting trials, until every running trial has one that can follow it.
+
+        `waiting` does not count trials that wait for another attempt: they may have to wait long, a slot must not.
+        """
         trials = self._look()
         running = sum(trial.state.name == "RUNNING" for trial in trials)
-        # Not the trials that wait for another attempt: they may have to wait long, and a slot must not.
-        missing = max(slots, running) - len(self._studies.unclaimed(self._study_id))
+        missing = max(slots, running) - waiting
         if held.trials_left is not None:
             missing = min(missing, held.trials_left)
         for made in range(missing):
@@ -96,11 +99,11 @@ class Suggester:
                 return made  # somebody enqueued a trial, or the study ended: the next round sees it
         return max(missing, 0)
 
-    def _make_again(self) -> int:
+    def _make_again(self, unclaimed: Sequence[Unclaimed]) -> int:
         """Complete enqueued trials, and renew the suggestion that is claimed next if new results came since."""
         made = 0
         renewable = self._sampler not in _BLIND_SAMPLERS
-        for waiting in self._studies.unclaimed(self._study_id):
+        for waiting in unclaimed:
             if waiting.basis is None:
                 made += self._complete(waiting)
             elif renewable and waiting.fixed is None and waiting.basis < _results(self._look()):

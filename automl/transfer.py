@@ -36,7 +36,7 @@ def write_csv(engine: Engine, record: StudyRecord, target: str) -> None:
 
 
 def _write_rows(file: Any, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(file, columns, restval="")
     writer.writerow({column: _harmless(column) for column in columns})
     for row in rows:
         writer.writerow({column: _harmless(value) for column, value in row.items()})
@@ -80,13 +80,20 @@ def _driven(url: str, *, existing: bool = False) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
+def _without_password(url: str) -> str:
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return url
+
+
 class _optuna_errors:  # noqa: N801  (a context manager)
     """Optuna's ways to fail, as ours."""
 
     def __init__(self, url: str, target: str):
         """`target` is where the copy goes."""
-        self._url = url
-        self._target = target
+        self._url = _without_password(url)
+        self._target = _without_password(target)
 
     def __enter__(self) -> None:
         import optuna
@@ -114,8 +121,7 @@ def show_best_model(engine: Engine, record: StudyRecord) -> list[Path]:
 
     The store keeps files by their sha256; this is a view of it for people, made anew each time.
     """
-    name = record.name if record.name.strip(".") else f"study-{record.id}"  # ".." is a name, and another folder
-    folder = engine.artifacts.root / "best" / name
+    folder = engine.artifacts.root / "best" / record.name
     shutil.rmtree(folder, ignore_errors=True)
     paths = []
     for item in _best_files(engine, record):

@@ -53,6 +53,8 @@ SPACE = {
     "optimizer": CategoricalDistribution(("sgd", "adamw", "lion")),
 }
 REPORTS = 10
+#: For the answer of a process that may have died.
+PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def rate(start: Callable[[], Callable[[], None]], size: Size) -> float:
     """Trials per second of all processes together; `start` makes, in each process, what runs one trial."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(size.processes)
-    rates = context.SimpleQueue()
+    rates = context.Queue()
 
     def work() -> None:
         one = start()
@@ -127,7 +129,7 @@ def sum_of(context: Any, work: Callable[[], None], results: Any, processes: int)
     children = [context.Process(target=work) for _ in range(processes)]
     for child in children:
         child.start()
-    found = [results.get() for _ in children]
+    found = [results.get(timeout=PATIENCE_S) for _ in children]
     for child in children:
         child.join()
     return sum(found)
@@ -213,15 +215,15 @@ FRACTION = "((i * 0.6180339887 + {0} * 0.7548776662)::numeric %% 1)::double prec
 
 FILL_THEIRS = f"""
 INSERT INTO trials (trial_id, number, study_id, state, datetime_start, datetime_complete)
-    SELECT i + 1, i, %(study)s, 'COMPLETE', timestamp '2026-01-01', timestamp '2026-01-01 00:01'
+    SELECT 1000000 + i, i, %(study)s, 'COMPLETE', timestamp '2026-01-01', timestamp '2026-01-01 00:01'
     FROM generate_series(0, %(trials)s - 1) i;
 INSERT INTO trial_values (trial_id, objective, value, value_type)
-    SELECT i + 1, 0, {FRACTION.format(0)}, 'FINITE' FROM generate_series(0, %(trials)s - 1) i;
+    SELECT 1000000 + i, 0, {FRACTION.format(0)}, 'FINITE' FROM generate_series(0, %(trials)s - 1) i;
 INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
-    SELECT i + 1, 'p' || p, {FRACTION.format("p")}, %(distribution)s
+    SELECT 1000000 + i, 'p' || p, {FRACTION.format("p")}, %(distribution)s
     FROM generate_series(0, %(trials)s - 1) i, generate_series(1, 5) p;
 INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
-    SELECT i + 1, s, {FRACTION.format("s")}, 'FINITE'
+    SELECT 1000000 + i, s, {FRACTION.format("s")}, 'FINITE'
     FROM generate_series(0, %(trials)s - 1) i, generate_series(0, {REPORTS - 1}) s;
 ANALYZE
 """
@@ -291,10 +293,10 @@ def resident_mib() -> float:
 
 def cold_load(open_storage: Callable[[str], BaseStorage], url: str, name: str) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
-    answer = context.SimpleQueue()
+    answer = context.Queue()
     child = context.Process(target=measure_load, args=(open_storage, url, name, answer))
     child.start()
-    found = answer.get()
+    found = answer.get(timeout=PATIENCE_S)
     child.join()
     return found
 
@@ -309,7 +311,7 @@ def popped_twice(open_storage: Callable[[str], BaseStorage], url: str, waiting: 
     for index in range(waiting):
         study.enqueue_trial({"x": index})
     context = multiprocessing.get_context("fork")
-    barrier, numbers = context.Barrier(processes), context.SimpleQueue()
+    barrier, numbers = context.Barrier(processes), context.Queue()
 
     def work() -> None:
         own = optuna.load_study(storage=open_storage(url), study_name=name)

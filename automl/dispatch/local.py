@@ -7,6 +7,7 @@ come from the one that holds it, expired leases are taken back by whichever look
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ class LocalDispatch:
         self._done = 0  # the newest of them that is over
         self._stopping = False
         self._reaped_at = 0.0
+        self._cut_off_at = -math.inf  # when the database last did not answer
         self._failure: BaseException | None = None
         self._tender = threading.Thread(target=self._tend, name="automl-tend", daemon=True)
 
@@ -174,6 +176,7 @@ class LocalDispatch:
                         self._worker.wake()
                 except DatabaseUnavailable as error:
                     log.warning("%s; trying again", error)
+                    self._cut_off_at = time.monotonic()
                     with self._news:
                         self._news.wait_for(lambda: self._stopping, timeout=TEND_S)
                 with self._news:
@@ -199,9 +202,11 @@ class LocalDispatch:
         return made
 
     def _reap(self) -> int:
-        if time.monotonic() - self._reaped_at < REAP_S:
+        now = time.monotonic()
+        # When the database comes back, workers must have time to renew, however long its recovery took before.
+        if now - self._reaped_at < REAP_S or now - self._cut_off_at < self._lease_s:
             return 0
-        self._reaped_at = time.monotonic()
+        self._reaped_at = now
         return len(self._engine.reap(self._lease_s))
 
 

@@ -43,16 +43,13 @@ def audit(database: Database, study_id: int, overdue_s: float = OVERDUE_S) -> li
 
     Raises `NotFound` when there is no such study.
     """
-    # One snapshot: row and history of a trial that moves meanwhile would disagree.
-    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if database.dialect == "postgresql" else "BEGIN"
-    with database.connection() as connection:
-        connection.exec_driver_sql(begin)
+    # One moment: row and history of a trial that moves meanwhile would disagree.
+    with database.snapshot() as connection:
         row = connection.execute(sa.select(study, now().label("clock")).where(study.c.id == study_id)).first()
         trials = connection.execute(sa.select(trial).where(trial.c.study_id == study_id).order_by(trial.c.number)).all()
         events = connection.execute(sa.select(event).where(event.c.study_id == study_id).order_by(event.c.seq)).all()
         written = sa.select(report.c.trial_id, report.c.attempt).join(trial).where(trial.c.study_id == study_id)
         reports = connection.execute(written.distinct()).all()
-        connection.exec_driver_sql("ROLLBACK")
     if row is None:
         raise NotFound(f"study {study_id} is gone", field="study")
 

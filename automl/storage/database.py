@@ -13,7 +13,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -236,20 +236,28 @@ class Database:
         except sa.exc.TimeoutError as error:
             raise DatabaseUnavailable(f"no free connection to {self}") from error
 
-    @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> AbstractContextManager[sa.Connection]:
         """A connection whose statements commit together at the end, or not at all."""
+        return self._between("BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN")
+
+    def snapshot(self) -> AbstractContextManager[sa.Connection]:
+        """A connection that reads one moment of the database, however often it looks. Not for writing."""
+        return self._between("BEGIN" if self.dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    @contextmanager
+    def _between(self, begin: str) -> Iterator[sa.Connection]:
         with self.connection() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN")
+            connection.exec_driver_sql(begin)
             try:
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
                 # SQLite has rolled back by itself after some errors; a broken connection has nothing to roll back.
-                try:
-                    connection.exec_driver_sql("ROLLBACK")
-                except DBAPIError:
-                    connection.invalidate()
+                if not connection.invalidated:
+                    try:
+                        connection.exec_driver_sql("ROLLBACK")
+                    except DBAPIError:
+                        connection.invalidate()
                 raise
 
     def run(self, work: Callable[[sa.Connection], T]) -> T:

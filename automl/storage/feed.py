@@ -8,7 +8,8 @@ Finished trials never change; running ones are read at each look; any other chan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from threading import Lock
 from typing import Any
 
@@ -21,6 +22,9 @@ from automl.storage.database import Database, loads
 from automl.storage.distributions import Distributions
 from automl.storage.lazy_trial import LazyTrial, TrialRow
 from automl.storage.tables import event, report, study, trial
+
+#: Trials that a statement of the first look reads.
+PIECE = 1000
 
 _REPORTS = (
     sa.select(sa.func.packed(report.c.step, report.c.value))
@@ -42,6 +46,7 @@ TRIAL_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     _REPORTS.label("reports"),
 )
 
+_STATES = {state.value: state.value for state in TrialState}
 _DISTRIBUTIONS = TrialRow._fields.index("distributions")
 
 _STUDY = sa.bindparam("study_id", type_=sa.BigInteger)
@@ -75,7 +80,8 @@ class _Looks:
             cursor = sa.select(sa.func.coalesce(sa.func.max(event.c.seq), 0)).scalar_subquery()
             changed = new.where(event.c.position == 0, event.c.seq > since).union_all(running)
             is_changed = trial.c.id.in_(changed)
-        self.everything = _look_at(cursor, sa.true())
+        low = sa.bindparam("low", type_=sa.Integer)
+        self.everything = _look_at(cursor, sa.and_(trial.c.number >= low, trial.c.number < low + PIECE))
         self.unfinished = _look_at(cursor, trial.c.state.in_(_UNFINISHED))
         self.changed = _look_at(cursor, is_changed)
 
@@ -97,7 +103,8 @@ class RowReader:
         texts = TrialRow(*row)
         return texts._replace(
             distributions=self._named(study_id, row[_DISTRIBUTIONS]),
-            # Empty in nearly every trial: one text for all.
+            # One text for all trials that have the same.
+            state=_STATES[texts.state],
             user_attrs=texts.user_attrs if texts.user_attrs != "{}" else "{}",
             system_attrs=texts.system_attrs if texts.system_attrs != "{}" else "{}",
         )
@@ -160,14 +167,28 @@ class StudyFeed:
             look = self._looks.everything
         else:
             look = self._looks.unfinished if self._cursor is None else self._looks.changed
-        rows = self._database.all(look, {"study_id": self._study_id, "cursor": self._cursor})
-        if not rows:
-            raise KeyError(f"there is no study {self._study_id}")
-        for row in rows:
+        cursor = None
+        for row in self._rows(look):
+            cursor = row.cursor
             if row.id is not None:
                 self._put(self._reader.read(self._study_id, row[1:]))
-        self._cursor = rows[0].cursor
+        if cursor is None:
+            raise KeyError(f"there is no study {self._study_id}")
+        self._cursor = cursor
         self._whole = self._whole or whole
+
+    def _rows(self, look: sa.Select[Any]) -> Iterator[sa.Row[Any]]:
+        arguments = {"study_id": self._study_id, "cursor": self._cursor}
+        if look is not self._looks.everything:
+            yield from self._database.all(look, arguments)
+            return
+        # Piece by piece: all rows at once would be in memory twice.
+        with self._database.snapshot() as connection:
+            for low in count(0, PIECE):
+                rows = connection.execute(look, {**arguments, "low": low}).all()
+                yield from rows
+                if len(rows) < PIECE:  # numbers have no gaps
+                    return
 
     def _put(self, row: TrialRow) -> None:
         number = row.number

@@ -6,7 +6,6 @@ part of the dicts that Optuna's own storages make of it.
 
 from __future__ import annotations
 
-import copyreg
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -90,7 +89,7 @@ class LazyTrial(FrozenTrial):
         return repr(self._plain())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return copyreg.__newobj__, (FrozenTrial,), _fields(self)  # type: ignore[attr-defined]
+        return object.__new__, (FrozenTrial,), _fields(self)
 
     def _plain(self) -> FrozenTrial:
         plain = FrozenTrial.__new__(FrozenTrial)

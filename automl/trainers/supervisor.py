@@ -87,9 +87,10 @@ class Supervisor:
         """
         try:
             self._listen(attempt)
-        except StorageError as error:  # it said what no database takes: its fault, and no end of the worker
+        except (StorageError, ValueError, OverflowError) as error:  # drivers raise the latter two as they are
+            # It said what no database takes, as a NUL in a name: its fault, and no end of the worker.
             attempt.process.kill()
-            failure = Failure(FailureKind.ERROR, f"what it reported cannot be stored: {error}")
+            failure = storable(Failure(FailureKind.ERROR, f"what it reported cannot be stored: {error}"))
             self.patiently(lambda: self._coordinator.fail(attempt.lease.token, failure))
         except BaseException:
             attempt.process.kill()
@@ -229,7 +230,7 @@ class Supervisor:
 
     def _fail(self, attempt: Attempt, failure: Failure) -> None:
         self.patiently(lambda: self._write(attempt))
-        self.patiently(lambda: self._coordinator.fail(attempt.lease.token, failure))
+        self.patiently(lambda: self._coordinator.fail(attempt.lease.token, storable(failure)))
 
     def _release(self, attempt: Attempt) -> None:
         self.patiently(lambda: self._write(attempt))
@@ -278,6 +279,15 @@ def cause_of_death(exited: wire.Exited, *, oom_killed: bool) -> Failure:
         return Failure(FailureKind.ERROR, f"its process crashed ({name})")
     message = f"its process ended by itself with status {exited.status}, without a result"
     return Failure(FailureKind.ERROR, message)
+
+
+def storable(failure: Failure) -> Failure:
+    """With NULs and lone surrogates, which an exception's text may have and PostgreSQL's may not, as escapes."""
+
+    def escaped(text: str) -> str:
+        return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+    return Failure(failure.kind, escaped(failure.message), escaped(failure.traceback))
 
 
 def kernel_oom_kills(read: Callable[[], str] = Path("/proc/vmstat").read_text) -> int:

@@ -50,6 +50,7 @@ def main(control: socket.socket) -> None:
     control.sendall(wire.line(answer))
     if declared is not None:
         _warn_of_threads()
+        child.seed_everything(0)  # torch reads its own source at the first seeding: 10 ms, once and not in each child
         gc.collect()
         gc.freeze()  # else each child's first collection would touch, and so copy, every object of the template
         _Server(control, declared).serve()

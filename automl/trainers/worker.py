@@ -31,6 +31,8 @@ log = logging.getLogger("automl.worker")
 POLL_S = (0.02, 0.5)
 #: A free slot waits for a suggestion that knows the last result, for this share of that trial's duration.
 PATIENCE = 0.02
+#: After a renewal without an answer: soon, because the lease may be over already when the database comes back.
+RENEW_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +222,7 @@ class Worker:
             params=lease.params,
             distributions=lease.distributions,
             metrics=spec.metrics,
-            prunable=spec.pruner != "none"
-            and len(spec.metrics) == 1
-            and (spec.pruner != "auto" or bool(spec.fidelity)),
+            prunable=spec.pruner != "none" and len(spec.metrics) == 1,
             max_step=spec.fidelity.max if spec.fidelity else None,
             checkpoint=lease.checkpoint,
             artifacts=str(self._artifacts),
@@ -234,7 +234,9 @@ class Worker:
 
     def _keep_leases(self) -> None:
         """Renew all leases three times in each lease's length, also while the slots hand their trials back."""
-        while not self._stopped.wait(self._lease_s / 3):
+        pause_s = self._lease_s / 3
+        while not self._stopped.wait(pause_s):
+            pause_s = self._lease_s / 3
             with self._lock:
                 held = dict(self._held)
             if not held:
@@ -243,6 +245,7 @@ class Worker:
                 kept = self._coordinator.renew(held, self._lease_s)
             except DatabaseUnavailable as error:
                 log.warning("%s; leases not renewed", error)
+                pause_s = min(pause_s, RENEW_AGAIN_S)
                 continue
             for token, attempt in held.items():
                 if attempt is not None and token not in kept:

@@ -71,6 +71,7 @@ class Desk:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.storage = storage
+        self._started: list[subprocess.Popen[str]] = []
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AUTOML_")}
         self._environment = {**kept, "PYTHONPATH": str(ROOT)}
         if storage is not None:
@@ -83,7 +84,7 @@ class Desk:
 
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
         """Type `python WORDS...` and do not wait for it."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *map(str, words)],
             cwd=self.folder,
             env={**self._environment, **environment},
@@ -92,6 +93,14 @@ class Desk:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def leave(self) -> None:
+        """End what a failed test left running."""
+        for process in self._started:
+            with process:
+                process.kill()
 
     def python(self, *words: str | Path, **environment: str) -> Done:
         return ended(self.start(*words, **environment))

@@ -175,6 +175,36 @@ class TestHistory:
         assert lab.everything() == before
 
 
+class TestConnections:
+    def test_one_that_is_cut_is_told_as_unavailable_changes_nothing_and_is_replaced(
+        self, postgres_url: str, artifacts: Path
+    ) -> None:
+        lab = Lab(postgres_url, artifacts)
+        lab.suggest()
+        before = lab.everything()
+        cut = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
+        for opened in (lab.database.connection, lab.database.transaction):
+            with pytest.raises(DatabaseUnavailable), opened() as connection:
+                connection.execute(cut)
+        with pytest.raises(DatabaseUnavailable), lab.database.transaction() as connection:
+            connection.execute(sa.update(trial).values(basis=7))
+            connection.execute(cut)
+        assert lab.everything() == before
+        assert lab.claimed().number == 0
+        lab.close()
+
+    def test_one_that_was_cut_while_it_lay_idle_is_told_as_unavailable_once(
+        self, postgres_url: str, artifacts: Path
+    ) -> None:
+        lab = Lab(postgres_url, artifacts)
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        lab.database.all(sa.text(f"{others} AND pid <> pg_backend_pid()"))
+        with pytest.raises(DatabaseUnavailable):
+            lab.database.all(sa.text(others))
+        assert lab.claim() is None
+        lab.close()
+
+
 class TestAddresses:
     @pytest.mark.parametrize(
         ("target", "message"),

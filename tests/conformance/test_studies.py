@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from automl.core import Failure, FailureKind, StudyState
+from automl.core import Failure, FailureKind, Report, StudyState
 from automl.declaration import Budget, Choice, Fidelity, Float, Int, Resources, Space
 from automl.engine import Engine, connect
 from automl.errors import InvalidInput, NotFound, StudyConflict
@@ -348,3 +350,34 @@ def test_a_holder_whose_budget_was_raised_meanwhile_sees_it(lab: Lab, artifacts:
     held = lab.studies.hold(lab.study.id, new_token(), LEASE_S)
     assert held is not None and held.trials_left == 200
     assert Budget(trials=200).trials == held.trials_left
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe"])
+def test_a_sampler_rebuilt_from_the_database_makes_the_same_next_suggestion(
+    sqlite_url: str, tmp_path: Path, artifacts: Path, sampler: str
+) -> None:
+    space = Space({"x": Float(0.0, 1.0), "k": Choice("a", "b"), "n": Int(1, 9, when={"k": "b"})})
+    declared = spec(space=space, sampler=sampler, seed=7)
+    lab = Lab(sqlite_url, artifacts, declared)
+    survivor = lab.engine.suggester(lab.study)
+    for _ in range(13):
+        assert survivor.step(slots=1, lease_s=LEASE_S) == 1
+        lease = lab.claimed()
+        lab.engine.report(lease.token, [Report(1, lease.params["x"])])
+        lab.engine.finish(lease.token, complete(-abs(lease.params["x"] - 0.3)))
+    here, there = (sqlite3.connect(path) for path in (lab.database.url.database or "", tmp_path / "copy.db"))
+    with closing(here), closing(there):
+        here.backup(there)
+    copy = Lab(f"sqlite:///{tmp_path}/copy.db", artifacts, declared)
+    copy.database.execute(sa.update(study).values(suggester_expires_at=0.0))  # its holder was killed
+    successor = copy.engine.suggester(copy.study)
+    for _ in range(3):
+        suggested = []
+        for place, suggester in ((lab, survivor), (copy, successor)):
+            assert suggester.step(slots=1, lease_s=LEASE_S) == 1
+            lease = place.claimed()
+            suggested.append((lease.number, lease.params))
+            place.engine.finish(lease.token, complete(0.1))
+        assert suggested[0] == suggested[1]
+    copy.close()
+    lab.close()

@@ -6,11 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 
-from automl.core import TrialState
+from automl.core import MAX_LOSSES, TrialState
+from automl.storage.database import Database
 from automl.storage.tables import report, trial
-from tests.faults.theatre import DEADLINE_S, LEASE_S, Theatre, theatre
+from tests.faults.theatre import DEADLINE_S, LEASE_S, Theatre, has_ended, theatre
 from tests.postgres import PostgresServer
 
 #: Python that takes the fence away: as in most job queues, the trial's id and state are all that is looked at, and a
@@ -44,7 +46,7 @@ def test_the_trial_of_a_worker_that_was_killed_is_taken_over_in_time(url: str, t
         os.kill(victim.pid, signal.SIGKILL)
         lost = play.until("it is lost", lambda: [m for m in play.moves(0) if m["cause"] == "lost"])
         assert lost[0]["at"] - killed_at <= LEASE_S + 1.0
-        assert orphans and not any(orphan.is_running() for orphan in orphans), "a killed worker's trial trains on"
+        assert orphans and all(map(has_ended, orphans)), "a killed worker's trial trains on"
         play.let_go()
         play.until("the study is over", play.is_over)
         assert play.problems() == []
@@ -65,6 +67,30 @@ def test_a_trial_whose_process_was_killed_is_tried_again(sqlite_url: str, tmp_pa
         assert [move["cause"] for move in play.moves(0)] == ["suggested", "claimed", "lost", "claimed", "complete"]
 
 
+def test_a_template_that_was_killed_is_started_again(sqlite_url: str, tmp_path: Path) -> None:
+    with theatre(sqlite_url, tmp_path) as play:
+        play.hold()
+        process = play.run()
+        play.until("two trials run", lambda: play.running(2))
+        (template,) = psutil.Process(process.pid).children()
+        template.kill()
+        play.let_go()
+        assert process.wait(DEADLINE_S) == 0, play.said()
+        assert play.problems() == []
+        assert play.causes().count("lost") == 2
+
+
+def test_a_search_that_is_killed_again_and_again_comes_to_its_end(url: str, tmp_path: Path) -> None:
+    with theatre(url, tmp_path, trials=12) as play:
+        for kill in range(MAX_LOSSES - 1):
+            process = play.run()
+            play.until("it has come further", lambda kill=kill: play.complete() > 2 * kill)  # type: ignore[misc]
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(DEADLINE_S)
+        assert play.run().wait(DEADLINE_S) == 0, play.said()
+        assert play.problems() == []
+
+
 def test_a_search_that_was_killed_goes_on_where_it_was(url: str, tmp_path: Path) -> None:
     with theatre(url, tmp_path, trials=6) as play:
         first = play.run()
@@ -74,7 +100,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(url: str, tmp_path: Path)
         assert not play.is_over()
         orphans = play.trial_processes(first)
         os.kill(first.pid, signal.SIGKILL)
-        play.until("its trials end with it", lambda: not any(orphan.is_running() for orphan in orphans))
+        play.until("its trials end with it", lambda: all(map(has_ended, orphans)))
         play.let_go()
         assert play.run().wait(DEADLINE_S) == 0
         assert play.problems() == []
@@ -104,7 +130,7 @@ def play_a_sleeper(play: Theatre, before: str) -> None:
     (child,) = play.trial_processes(sleeper)
     sleeper.send_signal(signal.SIGSTOP)
     play.let_go(attempt=1)
-    play.until("the sleeper's trial is through", lambda: child.status() == "zombie" or not child.is_running())
+    play.until("the sleeper's trial is through", lambda: has_ended(child))
     play.worker()
     play.until("another has taken over", lambda: play.trial(0).attempt == 2 and play.running())
     sleeper.send_signal(signal.SIGCONT)
@@ -153,19 +179,41 @@ def test_a_search_that_was_interrupted_resumes_at_its_checkpoints(url: str, tmp_
             assert {row.attempt for row in rows if row.step > move["checkpoint_step"]} == {2}
 
 
-def test_a_database_that_goes_away_for_a_while_costs_no_trial(own_postgres: PostgresServer, tmp_path: Path) -> None:
-    with theatre(own_postgres.create_database(), tmp_path, trials=6) as play:
+def test_a_database_that_goes_away_for_a_while_costs_no_trial(tmp_path: Path) -> None:
+    # Durable: with fsync off, as the other tests' server has it, a crash may take commits with it.
+    with PostgresServer(durable=True) as server, theatre(server.create_database(), tmp_path, trials=6) as play:
         search = play.run()
         play.until("trials are under way", lambda: play.complete() >= 1)
         play.hold()
         play.until("two are in the middle", lambda: play.running(2))
-        own_postgres.stop("immediate")  # as if the machine had lost power
+        server.stop("immediate")  # as if the machine had lost power
         play.let_go()
         # More renewals fail than fit into a lease; meanwhile the trials have come to their ends.
         play.until("the outage outlasts a lease", lambda: play.said().count("leases not renewed") >= 5)
         assert search.poll() is None
-        own_postgres.start()
+        server.start()
         assert search.wait(DEADLINE_S) == 0, play.said()
         assert play.problems() == []
         assert not {"lost", "poison", "preempted"} & set(play.causes())
         assert {trial.attempt for trial in play.all()} == {1}
+
+
+def test_a_database_that_refuses_connections_for_a_while_costs_no_trial(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    # As in a long recovery or behind a broken network: the server's own uptime says nothing about the outage.
+    name = postgres_url.rsplit("/", 1)[1]
+    admin = Database(postgres.url("postgres"))
+    with theatre(postgres_url, tmp_path, trials=4) as play:
+        play.hold()
+        search = play.run()
+        play.until("two are in the middle", lambda: play.running(2))
+        admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        admin.all(sa.text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+        play.let_go()
+        play.until("the outage outlasts a lease", lambda: play.said().count("leases not renewed") >= 5)
+        admin.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+        assert search.wait(DEADLINE_S) == 0, play.said()
+        assert play.problems() == []
+        assert {trial.attempt for trial in play.all()} == {1}
+    admin.close()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,10 +120,8 @@ class Theatre:
         for process in self.processes:
             if process.poll() is None:
                 for member in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    try:
+                    with suppress(ProcessLookupError):
                         os.kill(member.pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
             process.wait(DEADLINE_S)
         self.engine.close()
 
@@ -153,12 +151,10 @@ class Theatre:
         raise AssertionError(f"{what}: not within {deadline_s:.0f} s\n{self.said()}")
 
     def _remember(self) -> None:
-        try:
+        with suppress(DatabaseUnavailable):  # it is the fault that is being tested
             for trial in self.all():
                 if trial.state is TrialState.COMPLETE and trial.value is not None:
                     self._acknowledged.setdefault(trial.number, trial.value)
-        except DatabaseUnavailable:
-            pass  # it is the fault that is being tested
 
     def all(self) -> list[TrialRecord]:
         names = [record.name for record in self.engine.studies()]
@@ -204,6 +200,14 @@ class Theatre:
             if trials[number].value != value:
                 found.append(f"trial {number} had the result {value}, has {trials[number].value}")
         return found
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether the process does nothing any more; somebody may still have to collect it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,6 +28,8 @@ from automl.core import (
     trial_seed,
 )
 from automl.engine import Engine
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_state_has_its_moves_and_no_state_moves_to_itself() -> None:
@@ -143,3 +147,20 @@ def test_a_conflict_tells_how_to_widen_a_study_only_where_that_is_possible() -> 
     conflict = errors.StudyConflict("s", ["x was a, now b"], extendable=False)
     assert "--extend" not in str(conflict)
     assert conflict.differences == ["x was a, now b"]
+
+
+def test_the_guarantees_name_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "guarantees.md").read_text()))
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
+def test_the_documented_moves_are_those_of_the_core() -> None:
+    text = (ROOT / "docs" / "state-machines.md").read_text()
+    trial_diagram = text.split("```mermaid")[1].split("```")[0]
+    drawn = set(re.findall(r"(\w+) --> (\w+)", trial_diagram))
+    assert drawn == {(old.value, new.value) for old, moves in MOVES.items() for new in moves}
+    study_diagram = text.split("```mermaid")[2].split("```")[0]
+    named = {name for move in re.findall(r"(\w+) --> (\w+)", study_diagram) for name in move}
+    assert named == {state.value for state in StudyState}

@@ -98,6 +98,25 @@ def test_a_suggestion_is_the_same_however_the_suggester_came_to_know_the_history
     assert suggester._suggestion(12) == fresh._suggestion(12)
 
 
+def test_suggestions_of_one_round_know_of_each_other_as_those_of_two_processes_do(
+    opened: Callable[..., Engine],
+) -> None:
+    at_once, one_by_one = opened("at_once"), opened("one_by_one")
+    for engine in (at_once, one_by_one):
+        record = engine.declare(spec_of("gp"))
+        for number in range(11):
+            suggester = engine.suggester(record)
+            suggester.step(1, LEASE_S)
+            suggester.close()
+            run_trial(engine, record, f"token-{number}")
+    at_once.suggester(record).step(2, LEASE_S)
+    for slots in (1, 2):
+        suggester = one_by_one.suggester(record)
+        suggester.step(slots, LEASE_S)
+        suggester.close()
+    assert points(at_once, record) == points(one_by_one, record)
+
+
 # -- made again ---------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +174,7 @@ def test_a_suggestion_knows_of_the_one_that_was_made_again_before_it(opened: Cal
         suggester.step(1, LEASE_S)
         run_trial(engine, record, f"token-{number}")
     suggester.step(1, LEASE_S)
-    suggester.step(2, LEASE_S)  # renews trial 11? no: nothing is new; makes trial 12
+    suggester.step(2, LEASE_S)  # makes trial 12
     claim(engine, record, "token-11")
     engine.finish("token-11", Outcome(TrialState.COMPLETE, (0.0,)))
     suggester.step(2, LEASE_S)  # makes trial 12 again, then 13
@@ -214,8 +233,7 @@ def test_a_grid_closes_the_study_at_its_last_point(opened: Callable[..., Engine]
     engine = opened()
     record = engine.declare(spec_of("grid", trials=50, space=Space({"n": Int(1, 3)})))
     suggester = engine.suggester(record)
-    while suggester.step(2, LEASE_S):
-        pass
+    assert [suggester.step(9, LEASE_S), suggester.step(9, LEASE_S)] == [3, 0]
     assert sorted(point["n"] for point in points(engine, record)) == [1, 2, 3]
     for number in range(3):
         engine.finish(claim(engine, record, f"{number}").token, Outcome(TrialState.COMPLETE, (0.5,)))

@@ -24,6 +24,13 @@ from tests.unit.dispatch.conftest import DEADLINE_S, Lab, wait_for_end
 QUICK = "def train(trial): return trial.params['x']"
 ENDLESS = "def train(trial):\n    trial.report(0.5, step=0)\n    while True:\n        time.sleep(60)"
 
+BROKEN_SAMPLER = """
+import optuna
+class Broken(optuna.samplers.RandomSampler):
+    def before_trial(self, study, trial):
+        raise ZeroDivisionError("a sampler with a bug")
+"""
+
 
 class Closed(Exception):
     """Ends the worker of a test, as Ctrl-C would."""
@@ -199,13 +206,7 @@ def test_a_template_that_dies_is_replaced_and_one_that_always_dies_is_passed_ove
 
 def test_what_one_studys_sampler_raises_does_not_stop_the_others(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = lab.engine()
-    broken = """
-    import optuna
-    class Broken(optuna.samplers.RandomSampler):
-        def before_trial(self, study, trial):
-            raise ZeroDivisionError("a sampler with a bug")
-    """
-    submit(lab, engine, lab.write(broken + QUICK.replace("def", "    def"), name="bad", sampler="Broken()"))
+    submit(lab, engine, lab.write(BROKEN_SAMPLER + QUICK, name="bad", sampler="Broken()"))
     submit(lab, engine, lab.write(QUICK, name="good", trials=1, sampler='"random"'))
     said = serve(engine)
     assert "study good: finished" in said

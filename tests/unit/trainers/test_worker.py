@@ -50,7 +50,7 @@ class FakeCoordinator:
 
     away: bool = False  #: every call raises DatabaseUnavailable
     refuse: set[str] = field(default_factory=set)  #: calls that raise LeaseLost; "renew" keeps nothing
-    unstorable: bool = False  #: `finish` raises StorageError
+    unstorable: Exception | None = None  #: what `finish` raises
     prune: bool = False
     calls: list[tuple[str, Any]] = field(default_factory=list)
     refused_calls: list[str] = field(default_factory=list)
@@ -124,8 +124,8 @@ class FakeCoordinator:
         self._write("checkpoint", Call(token, checkpoint=checkpoint))
 
     def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
-        if self.unstorable:
-            raise StorageError("a NUL is no text")
+        if self.unstorable is not None:
+            raise self.unstorable
         self._write("finish", Call(token, outcome=outcome, reports=tuple(reports)))
 
     def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> None:
@@ -478,16 +478,25 @@ def test_the_kernels_count_of_kills_is_read_and_is_zero_where_there_is_none() ->
     assert kernel_oom_kills() >= 0
 
 
+@pytest.mark.parametrize("error", [StorageError("a NUL"), ValueError("a NUL"), OverflowError("a NUL")], ids=repr)
 def test_a_result_that_cannot_be_stored_fails_the_trial_and_not_the_worker(
-    coordinator: FakeCoordinator, work: Any
+    coordinator: FakeCoordinator, work: Any, error: Exception
 ) -> None:
     coordinator.add(0, 1)
-    coordinator.unstorable = True
+    coordinator.unstorable = error
     worker = work("def train(trial): return 1.0")
     failures = [call.failure for call in coordinator.wait_for("fail", 2)]
     assert {failure.kind for failure in failures} == {FailureKind.ERROR}
-    assert "cannot be stored: a NUL is no text" in failures[0].message
+    assert "cannot be stored: a NUL" in failures[0].message
     assert worker.failure is None
+
+
+def test_what_an_exception_says_can_be_stored_whatever_it_says(coordinator: FakeCoordinator, work: Any) -> None:
+    coordinator.add(0)
+    work(r"def train(trial): raise ValueError('a\0b\udc80')")
+    failure = failure_of(coordinator)
+    assert r"a\x00b\udc80" in failure.message
+    assert "\0" not in failure.traceback and failure.traceback.encode()
 
 
 # -- leases -------------------------------------------------------------------------------------------------------
@@ -553,7 +562,8 @@ def test_training_goes_on_while_the_database_is_away_and_is_written_when_it_is_b
     coordinator.go_away()
     (tmp_path / "away").touch()
     coordinator.wait_until(lambda: "finish" in coordinator.refused_calls, "the result of the trial")
-    assert done.exists() and "renewal" in coordinator.refused_calls
+    assert done.exists()
+    coordinator.wait_until(lambda: "renewal" in coordinator.refused_calls, "a renewal that nobody answers")
     coordinator.go_away(False)
     (finished,) = coordinator.wait_for("finish")
     assert finished.outcome.state is TrialState.COMPLETE
