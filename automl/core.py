@@ -136,11 +136,12 @@ class Failure:
 
     @property
     def digest(self) -> str:
-        """Equal for failures with the same traceback; where there is none, the same message but for its numbers.
+        """Equal for failures at the same place of the same kind; without a traceback, of the same message.
 
-        A wrong result is shown in the message, and another trial's wrong result has other numbers.
+        Numbers in messages do not count: another trial's wrong shape or result has others.
         """
-        text = self.traceback or re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "0", self.message)
+        places = [line for line in self.traceback.splitlines() if line.startswith("  File ")]
+        text = "\n".join(places) + re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "0", self.message)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

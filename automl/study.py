@@ -58,8 +58,8 @@ class Study:
         if not callable(train):
             raise InvalidStudy(f"train: {train!r} cannot be called; give a function that takes a trial", field="train")
         self.train = train
-        self.sampler_object, sampler_name = _named(sampler)
-        self.pruner_object, pruner_name = _named(pruner)
+        self.sampler_object, sampler_name = _named("sampler", sampler, "sample_relative")
+        self.pruner_object, pruner_name = _named("pruner", pruner, "prune")
         self.spec = StudySpec(
             name=name,
             space=None if space is None else Space(space),
@@ -154,8 +154,10 @@ def _refuse_while_loading(verb: str) -> None:
         )
 
 
-def _named(choice: Any) -> tuple[Any, str]:
-    """(object or None, its name in the declaration)."""
+def _named(field: str, choice: Any, method: str) -> tuple[Any, str]:
+    """(object or None, its name in the declaration). An Optuna object is known by its `method`."""
     if isinstance(choice, str):
         return None, choice
+    if isinstance(choice, type) or not callable(getattr(choice, method, None)):
+        raise InvalidStudy(f"{field}: {choice!r} is neither a name nor an Optuna {field} object; give one", field=field)
     return choice, f"custom:{type(choice).__name__}"

@@ -119,7 +119,8 @@ class _optuna_errors:  # noqa: N801  (a context manager)
 def show_best_model(engine: Engine, record: StudyRecord) -> list[Path]:
     """Put the best trial's files under `<artifacts>/best/<study>/`, by name; where they are, [] when there are none.
 
-    The store keeps files by their sha256; this is a view of it for people, made anew each time.
+    The store keeps files by their sha256; these are copies for people, made anew each time. (Not links: whoever edits
+    one must not change the store.)
     """
     folder = engine.artifacts.root / "best" / record.name
     shutil.rmtree(folder, ignore_errors=True)
@@ -128,12 +129,7 @@ def show_best_model(engine: Engine, record: StudyRecord) -> list[Path]:
         if not engine.artifacts.path(item).is_file():
             continue  # it is on the machine that trained it
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / item.name
-        try:
-            path.hardlink_to(engine.artifacts.path(item))
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(engine.artifacts.path(item), path)
-        paths.append(path)
+        paths.append(Path(shutil.copyfile(engine.artifacts.path(item), folder / item.name)))
     return paths
 
 

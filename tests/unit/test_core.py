@@ -81,8 +81,10 @@ def test_failures_are_alike_when_their_tracebacks_are_and_by_their_message_witho
     def digest(message: str, traceback: str = "") -> str:
         return Failure(FailureKind.ERROR, message, traceback).digest
 
-    assert digest("lr=0.1", "line 3") == digest("lr=0.2", "line 3")
-    assert digest("boom", "line 3") != digest("boom", "line 4")
+    there, elsewhere = '  File "study.py", line 3\nX: 1', '  File "study.py", line 4\nX: 1'
+    assert digest("lr=0.1", there) == digest("lr=0.2", there)
+    assert digest("boom", there) != digest("boom", elsewhere)
+    assert digest("ValueError: a", there) != digest("KeyError: a", there)
     assert digest("boom") == digest("boom") != digest("bang")
 
 
