@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -138,75 +139,39 @@ def sum_of(context: Any, work: Callable[[], None], results: Any, processes: int)
 # -- life-cycles through our workers' path ------------------------------------------------------------------------
 
 
-def worker_rate(url: str, size: Size, *, buffered: bool) -> float:
-    """One process suggests, the others claim, report and finish."""
+def worker(url: str, *, buffered: bool) -> Callable[[], None]:
+    """A study of the process's own, which it supplies itself: what is measured is the calls, not the wait for them."""
     database = Database(url)
-    study_id = declare(database)
-    database.close()
-    context = multiprocessing.get_context("fork")
-    claimed, stop = context.Value("q", 0), context.Event()
-    supplier = context.Process(target=supply, args=(url, study_id, claimed, stop))
-    supplier.start()
+    distributions = Distributions(database)
+    studies, leases = Studies(database, distributions), Leases(database, distributions)
+    spec = StudySpec(name=uuid.uuid4().hex, space=None, metrics={"loss": "min"}, budget=Budget(trials=10_000_000))
+    study_id = studies.declare(spec, entrypoint=None, code_sha256=None, queued=True, extend=False).id
+    holder, name = uuid.uuid4().hex, f"worker-{os.getpid()}"
+    assert studies.hold(study_id, holder, 3600.0) is not None
+    bodies = {parameter: distribution_to_json(distribution) for parameter, distribution in SPACE.items()}
+    generator = random.Random(os.getpid())
+    numbers = count()
 
-    def start() -> Callable[[], None]:
-        own = Database(url)
-        leases = Leases(own, Distributions(own))
-        generator = random.Random(os.getpid())
-
-        def one() -> None:
-            token = uuid.uuid4().hex
-            while leases.claim([study_id], f"worker-{os.getpid()}", token, 30.0) is None:
-                time.sleep(0.001)
-            with claimed.get_lock():
-                claimed.value += 1
-            reports = [Report(step, generator.random()) for step in range(REPORTS)]
-            if not buffered:
-                for report in reports:
-                    leases.report(token, [report])
-            outcome = Outcome(State.COMPLETE, (generator.random(),))
-            leases.finish(token, outcome, reports if buffered else ())
-
-        return one
-
-    try:
-        return rate(start, size)
-    finally:
-        stop.set()
-        supplier.join()
-
-
-def declare(database: Database) -> int:
-    studies = Studies(database, Distributions(database))
-    spec = StudySpec(
-        name=uuid.uuid4().hex,
-        space=None,
-        metrics={"loss": "min"},
-        budget=Budget(trials=10_000_000),
-    )
-    return studies.declare(spec, entrypoint=None, code_sha256=None, queued=True, extend=False).id
-
-
-def supply(url: str, study_id: int, claimed: Any, stop: Any) -> None:
-    """Keep some suggestions waiting: enough that no worker waits, as few as a search would make."""
-    database = Database(url)
-    studies = Studies(database, Distributions(database))
-    generator = random.Random(0)
-    token = uuid.uuid4().hex
-    bodies = {name: distribution_to_json(distribution) for name, distribution in SPACE.items()}
-    held = studies.hold(study_id, token, 600.0)
-    assert held is not None
-    number = held.next_number
-    while not stop.is_set():
-        if number - claimed.value > 32:
-            time.sleep(0.002)
-            continue
+    def one() -> None:
         params = {
-            name: distribution.to_external_repr(internal_value(distribution, generator))
-            for name, distribution in SPACE.items()
+            parameter: distribution.to_external_repr(internal_value(distribution, generator))
+            for parameter, distribution in SPACE.items()
         }
         suggestion = {"params": params, "distributions": bodies, "system_attrs": {}, "basis": 0}
-        assert studies.add_suggestion(study_id, token, number, suggestion)
-        number += 1
+        assert studies.add_suggestion(study_id, holder, next(numbers), suggestion)
+        token = uuid.uuid4().hex
+        assert leases.claim([study_id], name, token, 30.0) is not None
+        reports = [Report(step, generator.random()) for step in range(REPORTS)]
+        if not buffered:
+            for report in reports:
+                leases.report(token, [report])
+        leases.finish(token, Outcome(State.COMPLETE, (generator.random(),)), reports if buffered else ())
+
+    return one
+
+
+def worker_rate(url: str, size: Size, *, buffered: bool) -> float:
+    return rate(lambda: worker(url, buffered=buffered), size)
 
 
 # -- cold loads ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ used for one claim, so a call whose answer was lost can be made again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -17,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from automl.core import (
     MAX_LOSSES,
+    Artifact,
     Checkpoint,
     Failure,
     FailureKind,
@@ -25,9 +28,10 @@ from automl.core import (
     Report,
     TrialState,
 )
-from automl.errors import LeaseLost
-from automl.storage.database import Database, now
+from automl.errors import InvalidInput, LeaseLost
+from automl.storage.database import Database, Json, dumps, json_merge, loads, now
 from automl.storage.distributions import Distributions
+from automl.storage.prepared import Prepared
 from automl.storage.tables import artifact, event, report, study, trial
 
 #: Trials that one call of `reap` takes back at most, so that no transaction grows without bound.
@@ -36,53 +40,80 @@ REAP_BATCH = 500
 _HELD = sa.and_(trial.c.lease_token == sa.bindparam("held"), trial.c.state == TrialState.RUNNING.value)
 _NO_LEASE = {"lease_token": None, "lease_expires_at": None}
 
+
+class _Claimed(NamedTuple):
+    study_id: int
+    id: int
+    number: int
+    attempt: int
+    params: str  # JSON, as the next
+    distributions: str
+    checkpoint_step: int | None
+    checkpoint_path: str
+    checkpoint_sha256: str
+
+
 _LEASE_COLUMNS = (
     trial.c.study_id,
     trial.c.id,
     trial.c.number,
     trial.c.attempt,
-    trial.c.params,
-    trial.c.distributions,
+    sa.cast(trial.c.params, sa.Text).label("params"),
+    sa.cast(trial.c.distributions, sa.Text).label("distributions"),
     trial.c.checkpoint_step,
     trial.c.checkpoint_path,
     trial.c.checkpoint_sha256,
 )
 
-_next_waiting = (
+
+def _claim_of(studies: sa.ColumnElement[bool]) -> sa.Update:
+    next_waiting = (
+        sa.select(trial.c.id)
+        .where(
+            trial.c.state == sa.literal_column("'waiting'"),  # in these words, so that the partial index is used
+            trial.c.basis.is_not(None),
+            trial.c.run_after <= now(),
+            studies,
+        )
+        .order_by(trial.c.study_id, trial.c.number)
+        .limit(sa.literal_column("1"))
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    return (
+        sa.update(trial)
+        .where(trial.c.id == next_waiting)
+        .values(
+            state=TrialState.RUNNING.value,
+            cause="claimed",
+            attempt=trial.c.attempt + 1,
+            lease_token=sa.bindparam("token", type_=sa.Text),
+            lease_expires_at=now() + sa.bindparam("lease_s", type_=sa.Double),
+            worker=sa.bindparam("worker_name", type_=sa.Text),
+            started_at=sa.func.coalesce(trial.c.started_at, now()),
+        )
+        .returning(*_LEASE_COLUMNS)
+    )
+
+
+_CLAIM = _claim_of(trial.c.study_id == sa.bindparam("study", type_=sa.BigInteger))
+_CLAIM_OF_MANY = _claim_of(trial.c.study_id.in_(sa.bindparam("studies", expanding=True)))
+
+# In the order of ids, as `Studies` cancels: two statements that lock many trials must not wait for each other.
+_renewed = (
     sa.select(trial.c.id)
-    .where(
-        trial.c.state == TrialState.WAITING.value,
-        trial.c.basis.is_not(None),
-        trial.c.run_after <= now(),
-        trial.c.study_id.in_(sa.bindparam("studies", expanding=True)),
-    )
-    .order_by(trial.c.study_id, trial.c.number)
-    .limit(1)
-    .with_for_update(skip_locked=True)
-    .scalar_subquery()
-)
-
-_CLAIM = (
-    sa.update(trial)
-    .where(trial.c.id == _next_waiting)
-    .values(
-        state=TrialState.RUNNING.value,
-        cause="claimed",
-        attempt=trial.c.attempt + 1,
-        lease_token=sa.bindparam("token"),
-        lease_expires_at=now() + sa.bindparam("lease_s", type_=sa.Double),
-        worker=sa.bindparam("worker_name"),
-        started_at=sa.func.coalesce(trial.c.started_at, now()),
-    )
-    .returning(*_LEASE_COLUMNS)
-)
-
-_RENEW = (
-    sa.update(trial)
     .where(
         trial.c.lease_token.in_(sa.bindparam("tokens", expanding=True)),
         trial.c.state == TrialState.RUNNING.value,
     )
+    .order_by(trial.c.id)
+    .with_for_update()
+    .cte("renewed")
+    .prefix_with("MATERIALIZED")
+)
+_RENEW = (
+    sa.update(trial)
+    .where(trial.c.id.in_(sa.select(_renewed.c.id)))
     .values(lease_expires_at=now() + sa.bindparam("lease_s", type_=sa.Double))
     .returning(trial.c.lease_token)
 )
@@ -110,6 +141,57 @@ _RELEASE = (
 )
 
 
+def _finish() -> sa.UpdateBase:
+    """What stays as it is comes as NULL."""
+    return (
+        sa.update(trial)
+        .where(_HELD)
+        .values(
+            state=sa.bindparam("state", type_=sa.Text),
+            cause=sa.bindparam("state", type_=sa.Text),
+            objectives=sa.bindparam("objectives", type_=Json),
+            value=sa.bindparam("value", type_=sa.Double),
+            metrics=sa.bindparam("metrics", type_=Json),
+            user_attrs=json_merge(trial.c.user_attrs, sa.bindparam("facts", type_=sa.Text)),
+            params=sa.func.coalesce(sa.bindparam("params", type_=trial.c.params.type), trial.c.params),
+            distributions=sa.func.coalesce(sa.bindparam("distributions", type_=Json), trial.c.distributions),
+            result_token=sa.bindparam("held"),
+            finished_at=now(),
+            failure_kind=None,
+            failure_message=None,
+            failure_traceback=None,
+            failure_digest=None,
+            **_NO_LEASE,
+        )
+        .returning(trial.c.id, trial.c.attempt)
+    )
+
+
+def _hold() -> sa.Select[Any]:
+    """FOR SHARE holds off the reaper's update until the reports are in."""
+    return sa.select(trial.c.id, trial.c.attempt).where(_HELD).with_for_update(read=True)
+
+
+def _with_reports(owner: Any) -> sa.Select[Any]:
+    """On PostgreSQL: `owner`, which returns the id and attempt of a trial, and reports to it, in one statement."""
+    columns = (sa.column("step", sa.BigInteger), sa.column("value", sa.Double), sa.column("metrics", Json))
+    sent = sa.func.json_to_recordset(sa.bindparam("reports", type_=sa.JSON))
+    given = sent.table_valued(*columns).render_derived(name="given", with_types=True)
+    row = owner.cte("owner")
+    rows = sa.select(row.c.id, row.c.attempt, *given.c).select_from(row.join(given, sa.true()))
+    new = postgresql.insert(report).from_select(["trial_id", "attempt", *given.c.keys()], rows)
+    return sa.select(row.c.id, row.c.attempt).add_cte(_newer(new).returning(report.c.step).cte("written"))
+
+
+def _newer(insert: Any) -> Any:
+    """Replace a report of the same step, unless a newer attempt wrote it."""
+    return insert.on_conflict_do_update(
+        index_elements=["trial_id", "step"],
+        set_={name: insert.excluded[name] for name in ("attempt", "value", "metrics")},
+        where=report.c.attempt <= insert.excluded.attempt,
+    )
+
+
 class Holder(NamedTuple):
     """The trial that a lease is for."""
 
@@ -123,36 +205,48 @@ class Leases:
     def __init__(self, database: Database, distributions: Distributions):
         self._database = database
         self._distributions = distributions
-        insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
-        upsert = insert(report)
-        self._upsert_report = upsert.on_conflict_do_update(
-            index_elements=["trial_id", "step"],
-            set_={name: upsert.excluded[name] for name in ("attempt", "value", "metrics")},
-            where=report.c.attempt <= upsert.excluded.attempt,
-        )
+        self._on_postgresql = database.dialect == "postgresql"
+        self._upsert_report = _newer((postgresql.insert if self._on_postgresql else sqlite.insert)(report))
+
+    @cached_property
+    def _claim_of_one(self) -> Prepared:
+        return Prepared(self._database, _CLAIM)
+
+    @cached_property
+    def _finish(self) -> Prepared:
+        return Prepared(self._database, _with_reports(_finish()) if self._on_postgresql else _finish())
+
+    @cached_property
+    def _hold(self) -> Prepared:
+        return Prepared(self._database, _with_reports(_hold()) if self._on_postgresql else _hold())
 
     def claim(self, study_ids: Sequence[int], worker: str, token: str, lease_s: float) -> Lease | None:
         """The next waiting trial of these studies; the same one again when the call is repeated."""
-        arguments = {"studies": list(study_ids), "token": token, "lease_s": lease_s, "worker_name": worker}
+        arguments = {"token": token, "lease_s": lease_s, "worker_name": worker}
+        row: Sequence[Any] | None
         try:
-            row = self._database.first(_CLAIM, arguments)
+            if len(study_ids) == 1:
+                row = self._claim_of_one.first({"study": study_ids[0], **arguments})
+            else:
+                row = self._database.first(_CLAIM_OF_MANY, {"studies": list(study_ids), **arguments})
         except IntegrityError:
             row = None
         if row is None:  # nothing waits, or the token has a trial already: the answer to an earlier call was lost
             row = self._database.first(sa.select(*_LEASE_COLUMNS).where(_HELD), {"held": token})
         if row is None:
             return None
+        claimed = _Claimed(*row)
         checkpoint = None
-        if row.checkpoint_step is not None:
-            checkpoint = Checkpoint(row.checkpoint_step, row.checkpoint_path, row.checkpoint_sha256)
+        if claimed.checkpoint_step is not None:
+            checkpoint = Checkpoint(claimed.checkpoint_step, claimed.checkpoint_path, claimed.checkpoint_sha256)
         return Lease(
             token=token,
-            study_id=row.study_id,
-            trial_id=row.id,
-            number=row.number,
-            attempt=row.attempt,
-            params=row.params,
-            distributions=self._distributions.bodies(row.study_id, row.distributions),
+            study_id=claimed.study_id,
+            trial_id=claimed.id,
+            number=claimed.number,
+            attempt=claimed.attempt,
+            params=loads(claimed.params),
+            distributions=self._distributions.bodies(claimed.study_id, loads(claimed.distributions)),
             checkpoint=checkpoint,
         )
 
@@ -166,13 +260,32 @@ class Leases:
 
     def report(self, token: str, reports: Sequence[Report]) -> None:
         """Record `reports`; a step that is there already is replaced unless a newer attempt wrote it."""
+        if self._with_reports(self._hold, {"held": token}, reports) is None:
+            raise LeaseLost(f"lease {token} is over")
+
+    def _with_reports(
+        self,
+        statement: Prepared,
+        arguments: Mapping[str, Any],
+        reports: Sequence[Report],
+        artifacts: Sequence[Artifact] = (),
+    ) -> int | None:
+        """Run `statement` and write what belongs to its trial; the trial's id, None when the lease is over."""
+        if self._on_postgresql and not artifacts:
+            row = statement.first({**arguments, "reports": _as_json(reports)})
+            return row[0] if row is not None else None
         with self._database.transaction() as connection:
-            # FOR SHARE holds off the reaper's update until these rows are in.
-            held = sa.select(trial.c.id, trial.c.attempt).where(_HELD).with_for_update(read=True)
-            row = connection.execute(held, {"held": token}).first()
+            sent = {"reports": _as_json(reports)} if self._on_postgresql else {}
+            row = statement.first({**arguments, **sent}, connection)
             if row is None:
-                raise LeaseLost(f"lease {token} is over")
-            self._insert_reports(connection, row.id, row.attempt, reports)
+                return None
+            trial_id, attempt = row
+            if not self._on_postgresql:
+                self._insert_reports(connection, trial_id, attempt, reports)
+            if artifacts:
+                files = [{"name": item.name, "sha256": item.sha256, "size": item.size} for item in artifacts]
+                connection.execute(sa.insert(artifact), [{"trial_id": trial_id, **file} for file in files])
+            return trial_id
 
     def describe(self, token: str, params: Mapping[str, Any], distributions: Mapping[str, str]) -> None:
         """Record what a define-by-run function really asked for, while it runs."""
@@ -188,41 +301,30 @@ class Leases:
             self._require_held(token)
 
     def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
-        """Accept the one result of the trial, with its last reports, or raise `LeaseLost`."""
+        """Accept the one result of the trial, with its last reports, or raise `LeaseLost`.
+
+        Raises `InvalidInput` for a value that is not finite: PostgreSQL sorts NaN above infinity.
+        """
+        if not all(map(math.isfinite, outcome.values or ())):
+            raise InvalidInput(f"values: {outcome.values} are not all finite; fail the trial instead", field="values")
         values: dict[str, Any] = {
+            "held": token,
             "state": outcome.state.value,
-            "cause": outcome.state.value,
             "objectives": list(outcome.values) if outcome.values is not None else None,
             "value": outcome.values[0] if outcome.values else None,
             "metrics": dict(outcome.metrics),
-            "result_token": token,
-            "finished_at": now(),
-            "failure_kind": None,
-            "failure_message": None,
-            "failure_traceback": None,
-            "failure_digest": None,
-            **_NO_LEASE,
+            "facts": dumps(dict(outcome.facts)),
+            "params": None,
+            "distributions": None,
         }
-        if outcome.facts:
-            values["user_attrs"] = sa.func.json_merge(trial.c.user_attrs, sa.literal(dict(outcome.facts), sa.JSON()))
         if outcome.params is not None:
             study_id = self._study_of(token)
             values["params"] = dict(outcome.params)
             values["distributions"] = self._distributions.ids(study_id, outcome.distributions or {})
-        ended = sa.update(trial).where(_HELD).values(**values).returning(trial.c.id, trial.c.attempt)
-        with self._database.transaction() as connection:
-            row = connection.execute(ended, {"held": token}).first()
-            if row is None:
-                if self._was_accepted(connection, token, outcome):
-                    return  # the answer to the first call was lost
-                raise LeaseLost(f"lease {token} is over")
-            self._insert_reports(connection, row.id, row.attempt, reports)
-            if outcome.artifacts:
-                rows = [
-                    {"trial_id": row.id, "name": item.name, "sha256": item.sha256, "size": item.size}
-                    for item in outcome.artifacts
-                ]
-                connection.execute(sa.insert(artifact), rows)
+        ended = self._with_reports(self._finish, values, reports, outcome.artifacts)
+        # The answer to the first call may have been lost.
+        if ended is None and not self._was_accepted(token, outcome):
+            raise LeaseLost(f"lease {token} is over")
 
     def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> tuple[int, TrialState]:
         """End the attempt; the study's id and the state the trial came to (WAITING: it is tried again)."""
@@ -284,7 +386,6 @@ class Leases:
     ) -> None:
         if not reports:
             return
-        newest = {item.step: item for item in reports}  # one statement may not touch a row twice
         rows: list[Mapping[str, Any]] = [
             {
                 "trial_id": trial_id,
@@ -293,7 +394,7 @@ class Leases:
                 "value": item.value,
                 "metrics": dict(item.metrics) or None,
             }
-            for item in newest.values()
+            for item in _newest(reports)
         ]
         connection.execute(self._upsert_report, rows)
 
@@ -309,10 +410,26 @@ class Leases:
             raise LeaseLost(f"lease {token} is over")
         return row.study_id
 
-    @staticmethod
-    def _was_accepted(connection: sa.Connection, token: str, outcome: Outcome) -> bool:
+    def _was_accepted(self, token: str, outcome: Outcome) -> bool:
         accepted = sa.select(trial.c.id).where(trial.c.result_token == token, trial.c.state == outcome.state.value)
-        return connection.execute(accepted).first() is not None
+        return self._database.first(accepted) is not None
+
+
+def _newest(reports: Sequence[Report]) -> list[Report]:
+    """One for each step: a statement may not touch a row twice."""
+    return list({item.step: item for item in reports}.values())
+
+
+def _as_json(reports: Sequence[Report]) -> list[dict[str, Any]]:
+    # Values as texts: JSON has no NaN and no infinity.
+    return [
+        {
+            "step": item.step,
+            "value": None if item.value is None else repr(float(item.value)),
+            "metrics": dict(item.metrics) or None,
+        }
+        for item in _newest(reports)
+    ]
 
 
 def _failed(failure: Failure) -> sa.Update:

@@ -207,10 +207,7 @@ class TrialWriter:
 
     def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> None:
         """End a running trial."""
-        columns = result_columns(values)
-        if columns["objectives"] is not None:
-            columns["objectives"] = dumps(columns["objectives"])
-        self._move(trial_id, self._end, state, columns)
+        self._move(trial_id, self._end, state, result_columns(values))
 
     def requeue(self, trial_id: int) -> None:
         """Put a running trial back into the queue."""

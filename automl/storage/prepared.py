@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
-from automl.storage.database import Database
+from automl.storage.database import Database, dumps
 
 T = TypeVar("T")
 
@@ -23,15 +23,16 @@ _names = count()
 
 
 class Prepared:
-    """One statement of one database. Its parameters are numbers, texts (JSON too) and None. Thread-safe."""
+    """One statement of one database. Its parameters are numbers, texts, None, and what JSON can hold. Thread-safe."""
 
-    def __init__(self, database: Database, statement: sa.UpdateBase):
+    def __init__(self, database: Database, statement: sa.UpdateBase | sa.Select[Any]):
         self._database = database
         self._on_postgresql = database.dialect == "postgresql"
         dialect = postgresql.dialect(paramstyle="numeric_dollar") if self._on_postgresql else sqlite.dialect()
         compiled: Any = statement.compile(dialect=dialect)
         self._order: tuple[str, ...] = tuple(compiled.positiontup)
         self._constants: dict[str, Any] = compiled.params
+        self._json = [name for name in self._order if isinstance(compiled.binds[name].type, sa.JSON)]
         self._text = str(compiled)
         if self._on_postgresql:
             self._name = f"automl_{next(_names)}"
@@ -50,14 +51,14 @@ class Prepared:
         if connection is None:
             with self._database.connection() as own:
                 return self._run(parameters, own, answer)
-        values = {**self._constants, **parameters}
+        values = self._as_sent({**self._constants, **parameters})
         raw = connection.connection
         cursor = raw.cursor()
         try:
             if self._on_postgresql and self._name not in raw.info:
                 cursor.execute(self._prepare)
                 raw.info[self._name] = True
-            cursor.execute(self._text, [values[name] for name in self._order])
+            cursor.execute(self._text, values)
             return answer(cursor)
         except connection.dialect.loaded_dbapi.Error as error:
             # What SQLAlchemy would make of it, had the call gone its way.
@@ -68,6 +69,15 @@ class Prepared:
             raise DBAPIError.instance(self._text, None, error, kind, connection_invalidated=broken) from error
         finally:
             cursor.close()
+
+    def _as_sent(self, values: dict[str, Any]) -> list[Any]:
+        try:
+            for name in self._json:
+                if values[name] is not None:
+                    values[name] = dumps(values[name])
+        except (TypeError, ValueError) as error:
+            raise StatementError(str(error), self._text, None, error) from error
+        return [values[name] for name in self._order]
 
 
 def _rowcount(cursor: Any) -> int:

@@ -27,9 +27,11 @@ from automl.declaration import StudySpec
 from automl.errors import NotFound, StudyConflict
 from automl.storage.database import Database, now
 from automl.storage.distributions import Distributions
+from automl.storage.prepared import Prepared
 from automl.storage.tables import artifact, distribution, event, report, study, trial
 
 _UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
+_SUGGESTED = ("params", "distributions", "system_attrs", "basis")
 _STUDY_COLUMNS = tuple(study.c[name] for name in StudyRecord.__dataclass_fields__)
 
 
@@ -58,6 +60,8 @@ class Studies:
     def __init__(self, database: Database, distributions: Distributions):
         self._database = database
         self._distributions = distributions
+        on_postgresql = database.dialect == "postgresql"
+        self._add_suggestion = Prepared(database, _add_suggestion()) if on_postgresql else None
 
     # -- studies ------------------------------------------------------------------------------------------------
 
@@ -143,7 +147,7 @@ class Studies:
             return True
 
     def fail_if_hopeless(self, study_id: int, same: int) -> bool:
-        """Fail a study of which no trial ever worked and `same` failed attempts in a row ended alike."""
+        """Fail a study of which no trial ever worked and the last `same` failures were alike."""
         worked = (TrialState.COMPLETE.value, TrialState.PRUNED.value)
         row = self._database.first(
             sa.select(trial.c.id).where(trial.c.study_id == study_id, trial.c.state.in_(worked)).limit(1)
@@ -153,11 +157,11 @@ class Studies:
         failures = sa.select(trial.c.failure_digest, trial.c.failure_message, trial.c.failure_kind).where(
             trial.c.study_id == study_id, trial.c.failure_kind.is_not(None)
         )
-        rows = self._database.all(failures.order_by(trial.c.number).limit(same))
+        rows = self._database.all(failures.order_by(trial.c.number.desc()).limit(same))
         kinds = {row.failure_kind for row in rows}
         if len(rows) < same or len({row.failure_digest for row in rows}) > 1 or kinds != {FailureKind.ERROR.value}:
             return False
-        return self.end(study_id, StudyState.FAILED, f"the first {same} trials failed alike: {rows[0].failure_message}")
+        return self.end(study_id, StudyState.FAILED, f"{same} trials in a row failed alike: {rows[0].failure_message}")
 
     def close_if_done(self, study_id: int) -> bool:
         """Finish an open study whose budget is used and whose trials are over; True for the one who did it."""
@@ -234,6 +238,9 @@ class Studies:
         nothing done, when the number was taken, the budget is used, the study is not open or the lease is lost.
         """
         row = self._suggestion_row(study_id, suggestion)
+        if self._add_suggestion is not None:
+            place = {"study": study_id, "token": token, "number": number}
+            return bool(self._add_suggestion.execute({**place, **row}))
         taken = _counted_up(study_id, sa.and_(study.c.suggester_token == token, study.c.next_number == number))
         with self._database.transaction() as connection:
             if connection.execute(taken).first() is None:
@@ -294,9 +301,11 @@ class Studies:
 
     @staticmethod
     def _cancel(connection: sa.Connection, study_id: int, which: sa.ColumnElement[bool]) -> int:
+        chosen = sa.select(trial.c.id).where(trial.c.study_id == study_id, which).order_by(trial.c.id)
+        ids = connection.scalars(chosen.with_for_update()).all()  # in this order: see `leases._RENEW`
         cancelled = (
             sa.update(trial)
-            .where(trial.c.study_id == study_id, which)
+            .where(trial.c.id.in_(ids))
             .values(
                 state=TrialState.CANCELLED.value,
                 cause="cancelled",
@@ -392,7 +401,7 @@ class Studies:
                 raise NotFound(f"study {study_id} is gone", field="study")
 
 
-def _counted_up(study_id: int, condition: sa.ColumnElement[bool]) -> Any:
+def _counted_up(study_id: Any, condition: sa.ColumnElement[bool]) -> Any:
     """Take the next number of an open study, if its budget has one left."""
     within_budget = sa.or_(study.c.max_trials.is_(None), study.c.next_number - study.c.cancelled < study.c.max_trials)
     return (
@@ -401,6 +410,17 @@ def _counted_up(study_id: int, condition: sa.ColumnElement[bool]) -> Any:
         .values(next_number=study.c.next_number + 1)
         .returning((study.c.next_number - 1).label("number"))
     )
+
+
+def _add_suggestion() -> sa.Insert:
+    """The number and the trial in one statement, as PostgreSQL can: the study's row is locked for no longer."""
+    holds = study.c.suggester_token == sa.bindparam("token", type_=sa.Text)
+    is_next = study.c.next_number == sa.bindparam("number", type_=sa.Integer)
+    study_id = sa.bindparam("study", type_=sa.BigInteger)
+    number = _counted_up(study_id, sa.and_(holds, is_next)).cte("counted").c.number
+    given = [sa.bindparam(name, type_=trial.c[name].type) for name in _SUGGESTED]
+    values = sa.select(study_id, number, sa.literal(TrialState.WAITING.value), sa.literal("suggested"), now(), *given)
+    return sa.insert(trial).from_select(["study_id", "number", "state", "cause", "created_at", *_SUGGESTED], values)
 
 
 def _new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]) -> sa.Insert:

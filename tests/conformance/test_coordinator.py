@@ -37,7 +37,7 @@ from automl.core import (
     TrialState,
 )
 from automl.engine import HOPELESS_AFTER, Engine
-from automl.errors import LeaseLost
+from automl.errors import InvalidInput, LeaseLost
 from automl.storage import leases as leases_module
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
@@ -403,11 +403,17 @@ class TestEnds:
         assert sorted(heard + taken) == sorted(lease.trial_id for lease in leases)
         assert lab.audit() == []
 
-    def test_nan_is_never_a_value_to_sort_by(self, lab: Lab, coordinator: Coordinator) -> None:
-        for value in (0.5, -math.inf):
-            coordinator.finish(lab.claimed().token, complete(value))
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_a_value_that_is_not_finite_is_refused_and_changes_nothing(
+        self, lab: Lab, coordinator: Coordinator, value: float
+    ) -> None:
+        lease = lab.claimed()
+        with pytest.raises(InvalidInput, match="not all finite"):
+            coordinator.finish(lease.token, complete(value))
+        assert lab.row().state == "running"
+        coordinator.finish(lease.token, complete(0.5))
         coordinator.finish(lab.claimed().token, Outcome(TrialState.PRUNED, None))
-        assert [trial.value for trial in lab.engine.best_trials(lab.study, 5)] == [0.5, -math.inf]
+        assert [trial.value for trial in lab.engine.best_trials(lab.study, 5)] == [0.5]
         assert lab.audit() == []
 
     def test_a_released_trial_waits_again_with_its_checkpoint_at_no_cost(
@@ -515,7 +521,9 @@ class TestFailures:
 
     def test_a_study_whose_trials_fail_in_different_ways_goes_on(self, lab: Lab, coordinator: Coordinator) -> None:
         for number in range(HOPELESS_AFTER + 1):
-            self._use_up_retries(lab, coordinator, Failure(FailureKind.ERROR, "boom", f"line {number}"), 1)
+            self._use_up_retries(
+                lab, coordinator, Failure(FailureKind.ERROR, "boom", f'  File "x.py", line {number}'), 1
+            )
         assert lab.engine.study("lab").state is StudyState.OPEN
 
     @staticmethod

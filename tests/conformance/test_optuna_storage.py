@@ -27,7 +27,7 @@ from automl.core import Outcome, Report
 from automl.core import TrialState as State
 from automl.declaration import Budget, StudySpec
 from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
-from automl.storage import OptunaStorage
+from automl.storage import OptunaStorage, feed
 from automl.storage.database import Database
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
@@ -336,6 +336,26 @@ def test_a_look_at_an_unchanged_study_is_one_statement_that_brings_no_trial(stor
         again = storage.get_all_trials(study_id, deepcopy=False)
         assert [a is b for a, b in zip(first, again, strict=True)] == [True] * 5
     assert len(fetched) == 1
+
+
+@pytest.mark.parametrize("trials", [0, 5, 6, 7])
+def test_a_history_is_loaded_piece_by_piece(
+    storage: OptunaStorage, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE])
+    for index in range(trials):
+        storage.create_new_trial(study_id, create_trial(value=index))
+    monkeypatch.setattr(feed, "PIECE", 3)
+    fresh = OptunaStorage.over(storage._database)
+    assert [trial.value for trial in fresh.get_all_trials(study_id)] == list(range(trials))
+
+
+def test_a_claim_reads_the_queue_and_not_the_table(sqlite_url: str) -> None:
+    ours = OurSide(OptunaStorage(sqlite_url)._database.url.render_as_string(hide_password=False))
+    with ours.database.connection() as connection:
+        text = ours.leases._claim_of_one._text
+        plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (0,) * text.count("?"))]
+    assert any("ix_trial_waiting" in line for line in plan), plan
 
 
 def test_whoever_wants_the_queue_only_does_not_load_the_history(storage: OptunaStorage) -> None:

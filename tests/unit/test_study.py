@@ -183,4 +183,4 @@ def test_a_study_says_its_name() -> None:
 @pytest.mark.parametrize("choice", [None, 42, optuna.samplers.TPESampler])
 def test_what_is_neither_a_name_nor_an_optuna_object_is_refused(field: str, choice: object) -> None:
     with pytest.raises(InvalidStudy, match=f"{field}: .* is neither a name nor an Optuna {field} object"):
-        Study("s", lambda trial: 0.0, {"x": Float(0, 1)}, metrics={"v": "min"}, budget=Budget(trials=1), **{field: choice})
+        Study("s", abs, {"x": Float(0, 1)}, metrics={"v": "min"}, budget=Budget(trials=1), **{field: choice})
