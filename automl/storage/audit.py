@@ -48,7 +48,9 @@ def audit(database: Database, study_id: int, overdue_s: float = OVERDUE_S) -> li
         row = connection.execute(sa.select(study, now().label("clock")).where(study.c.id == study_id)).first()
         trials = connection.execute(sa.select(trial).where(trial.c.study_id == study_id).order_by(trial.c.number)).all()
         events = connection.execute(sa.select(event).where(event.c.study_id == study_id).order_by(event.c.seq)).all()
-        written = sa.select(report.c.trial_id, report.c.attempt).join(trial).where(trial.c.study_id == study_id)
+        of_trial = trial.c.id == report.c.trial_id
+        written = sa.select(report.c.trial_id, report.c.attempt).join(trial, of_trial)
+        written = written.where(trial.c.study_id == study_id)
         reports = connection.execute(written.distinct()).all()
     if row is None:
         raise NotFound(f"study {study_id} is gone", field="study")

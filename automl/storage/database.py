@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement, GenericFunction
 
@@ -27,7 +28,7 @@ from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
 
 T = TypeVar("T")
 
-#: A pooled PostgreSQL connection that was idle for longer is asked whether it still lives before it is used.
+#: A connection that a thread has kept idle for longer is asked whether it still lives before it is used.
 PING_AFTER_IDLE_S = 5.0
 
 #: A statement waits this long for another process to end its transaction.
@@ -172,6 +173,14 @@ def _special(value: dict[str, Any]) -> Any:
     return float(value["$float"]) if value.keys() == {"$float"} else value
 
 
+class _Lane(threading.local):
+    """What each thread keeps of its own."""
+
+    connection: sa.Connection | None = None
+    busy: bool = False
+    used_at: float = 0.0
+
+
 class Database:
     """An open database. Safe to share between threads, and to inherit through a fork."""
 
@@ -193,12 +202,13 @@ class Database:
             connect_args=arguments,
             pool_size=5,
             max_overflow=60,
+            pool_pre_ping=True,
             pool_reset_on_return=None,
         )
+        self._lane = _Lane()
         self._prepare_connections()
-        # A connection must not be used by two processes: a forked child starts with an empty pool.
-        pool = weakref.ref(self._engine)
-        os.register_at_fork(after_in_child=lambda: _forget_connections(pool))
+        # A connection must not be used by two processes: a forked child starts with none.
+        in_forked_child(self._forget_connections)
 
     def _prepare_connections(self) -> None:
         @sa.event.listens_for(self._engine, "connect")
@@ -210,31 +220,45 @@ class Database:
                 connection.create_function("json_merge", 2, _merge_json, deterministic=True)
                 connection.create_aggregate("packed", 2, _Packed)
 
-        @sa.event.listens_for(self._engine, "checkin")
-        def _checked_in(connection: Any, record: Any) -> None:
-            record.info["idle_since"] = time.monotonic()
-
-        @sa.event.listens_for(self._engine, "checkout")
-        def _checked_out(connection: Any, record: Any, proxy: Any) -> None:
-            idle_s = time.monotonic() - record.info.get("idle_since", time.monotonic())
-            if self.dialect == "postgresql" and idle_s > PING_AFTER_IDLE_S:
-                try:
-                    connection.cursor().execute("SELECT 1")
-                except Exception as error:
-                    raise DisconnectionError(str(error)) from error
-
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
-        """A connection whose statements commit one by one. Raises `DatabaseUnavailable`, `StorageError`."""
+        """A connection whose statements commit one by one. Raises `DatabaseUnavailable`, `StorageError`.
+
+        It is the thread's own, kept from call to call: a pool takes longer to give one out than a statement needs.
+        Only inside another `connection` of the same thread it is one of the pool's.
+        """
+        lane = self._lane
         try:
-            with self._engine.connect() as connection:
-                yield connection
+            if lane.busy:
+                with self._engine.connect() as connection:
+                    yield connection
+                return
+            lane.busy = True
+            try:
+                yield self._kept(lane)
+            finally:
+                lane.busy, lane.used_at = False, time.monotonic()
         except IntegrityError:
             raise  # a constraint spoke: the caller knows what it means
         except DBAPIError as error:
             raise self._translated(error) from error
         except sa.exc.TimeoutError as error:
             raise DatabaseUnavailable(f"no free connection to {self}") from error
+
+    def _kept(self, lane: _Lane) -> sa.Connection:
+        """The thread's connection, or another one when it is broken."""
+        kept = lane.connection
+        if kept is not None and not kept.invalidated and time.monotonic() - lane.used_at > PING_AFTER_IDLE_S:
+            try:
+                kept.exec_driver_sql("SELECT 1")
+            except DBAPIError:
+                kept.invalidate()
+        if kept is None or kept.closed or kept.invalidated:
+            lane.connection = None  # should connecting fail, the next call tries again
+            if kept is not None:
+                kept.close()
+            lane.connection = kept = self._engine.connect()
+        return kept
 
     def transaction(self) -> AbstractContextManager[sa.Connection]:
         """A connection whose statements commit together at the end, or not at all."""
@@ -281,7 +305,16 @@ class Database:
             return connection.execute(statement, parameters).rowcount
 
     def close(self) -> None:
+        """Close the connections that are not in use; those that other threads keep, when these end."""
+        if self._lane.connection is not None:
+            self._lane.connection.close()
+        self._lane.connection = None
         self._engine.dispose()
+
+    def _forget_connections(self) -> None:
+        self._inherited = self._lane  # kept, so that nothing here closes what the parent uses
+        self._lane = _Lane()
+        self._engine.dispose(close=False)
 
     def _translated(self, error: DBAPIError) -> Exception:
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
@@ -349,6 +382,12 @@ def _merge_json(column: str, patch: str) -> str:
     return json.dumps(json.loads(column) | json.loads(patch), separators=(",", ":"))
 
 
-def _forget_connections(engine: weakref.ref[sa.Engine]) -> None:
-    if (live := engine()) is not None:
-        live.dispose(close=False)
+def in_forked_child(method: Callable[[], None]) -> None:
+    """Call a bound method in every process that is forked from here on, as long as its object lives."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (live := reference()) is not None:
+            live()
+
+    os.register_at_fork(after_in_child=call)

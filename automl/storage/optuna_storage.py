@@ -7,10 +7,8 @@ trial with all its parameters fixed, so that a program which pops it evaluates t
 
 from __future__ import annotations
 
-import os
 import uuid
-import weakref
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -33,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 
 from automl.core import TrialState
 from automl.errors import NotFound
-from automl.storage.database import Database, dumps, json_merge, now
+from automl.storage.database import Database, dumps, in_forked_child, json_merge, now
 from automl.storage.distributions import Distributions
 from automl.storage.feed import TRIAL_COLUMNS, RowReader, StudyFeed
 from automl.storage.lazy_trial import LazyTrial
@@ -86,8 +84,7 @@ class OptunaStorage(BaseStorage):
         self._known: dict[tuple[int, str, BaseDistribution], int] = {}  # checked and stored: the id
         self._forget()
         # A lock that another thread of the parent held would stay locked in the child.
-        forget = weakref.WeakMethod(self._forget)
-        os.register_at_fork(after_in_child=lambda: _call(forget))
+        in_forked_child(self._forget)
 
     def _forget(self) -> None:
         self._lock = Lock()
@@ -306,11 +303,6 @@ class OptunaStorage(BaseStorage):
         if row is None:
             raise ValueError("No trials are completed yet.")
         return self._read(row)
-
-
-def _call(method: weakref.WeakMethod[Callable[[], None]]) -> None:
-    if (live := method()) is not None:
-        live()
 
 
 def _directions(names: Sequence[str]) -> list[StudyDirection]:

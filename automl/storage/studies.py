@@ -393,6 +393,7 @@ class Studies:
         with self._database.transaction() as connection:
             connection.execute(sa.delete(event).where(event.c.study_id == study_id))
             trials = sa.select(trial.c.id).where(trial.c.study_id == study_id)
+            connection.execute(trials.order_by(trial.c.id).with_for_update())  # no report can come from here on
             for table in (report, artifact):
                 connection.execute(sa.delete(table).where(table.c.trial_id.in_(trials)))
             for table in (trial, distribution):

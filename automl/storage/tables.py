@@ -138,7 +138,9 @@ sa.Index(
 report = sa.Table(
     "report",
     metadata,
-    sa.Column("trial_id", sa.ForeignKey("trial.id", ondelete="CASCADE"), primary_key=True),
+    # No foreign key: its check would lock the trial's row a second time, in the most frequent statement that there is.
+    # Reports are only ever inserted from the locked row of their trial, and deleted before it (`Studies.delete`).
+    sa.Column("trial_id", _Id, primary_key=True, autoincrement=False),
     sa.Column("step", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("value", sa.Double),  # NULL: none, and on SQLite, which has no NaN, NaN

@@ -245,7 +245,6 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("value", sa.Double(), nullable=True),
         sa.Column("metrics", JSON, nullable=True),
-        sa.ForeignKeyConstraint(["trial_id"], ["trial.id"], name=op.f("fk_report_trial_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("trial_id", "step", name=op.f("pk_report")),
         sqlite_with_rowid=False,
     )
