@@ -214,9 +214,14 @@ def main() -> None:
         result["command_line"] = command_line(folder, f"sqlite:///{folder}/plain.db")
         if options.ray_python:
             result["ray_tune"] = with_ray(options.ray_python, folder, options.ray_trials)
+            theirs_ms = result["ray_tune"]["from_result_to_result"]["median_ms"]
+            result["ratio"] = {
+                label: theirs_ms / result[label]["sqlite"]["from_result_to_result"]["median_ms"]
+                for label in ("plain", "torch")
+            }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rounded(result), indent=2) + "\n")
-    print(json.dumps({key: rounded(result[key]) for key in ("command_line", "ray_tune") if key in result}, indent=1))
+    print(json.dumps({key: rounded(result[key]) for key in ("command_line", "ray_tune", "ratio") if key in result}, indent=1))
     print(options.output)
 
 

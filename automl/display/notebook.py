@@ -75,7 +75,8 @@ def to_html(progress: Progress) -> str:
         return f'<tr style="background:none">{"".join(map(cell.format, cells))}</tr>'
 
     def table(rows: Iterable[str]) -> str:
-        return f'<table style="border-collapse:collapse;margin:10px 0 0 0;border:0">{"".join(rows)}</table>'
+        style = "border-collapse:collapse;margin:10px 0 0 0;border:0;font:inherit;color:inherit"
+        return f'<table style="{style}">{"".join(rows)}</table>'
 
     faint = '<span style="opacity:.6">{}</span>'.format
     counts = "&ensp;".join(
@@ -89,8 +90,8 @@ def to_html(progress: Progress) -> str:
     ]
     if progress.best_number is not None:
         params = ", ".join(f"{_escape(k)}&nbsp;{_escape(param(v))}" for k, v in progress.best_params.items())
-        best = f"{_escape(progress.metric)} <b>{format_value(progress.best_value)}</b>"
-        parts.append(table([row([faint("best"), f"{best}&ensp;{faint(f'trial {progress.best_number}')}", params])]))
+        best = f"{_escape(progress.metric)}&nbsp;<b>{format_value(progress.best_value)}</b>"
+        parts.append(table([row([faint("best"), best, faint(f"trial&nbsp;{progress.best_number}"), params])]))
     rows = []
     for trial in progress.running:
         steps, meter = str(trial.step or ""), ""
