@@ -69,7 +69,6 @@ WRONG = {
         ["resources.gpus", "names 1"],
     ),
     "a GPU that is none": (study(), ["study.py", "--gpus", "foo"], ["gpus", "'foo'", "nvidia-smi"]),
-    "a GPU that is not there": (study(), ["study.py", "--gpus", "77"], ["gpus", "no GPU 77"]),
     "a GPU named twice": (study(), ["study.py", "--gpus", "0,0"], ["gpus", "twice", "--slots-per-gpu"]),
     "a direction for a Study": (study(), ["study.py", "--direction", "minimize"], ["drop --direction"]),
     "an objective without a direction": (OBJECTIVE, ["study.py", "--trials", "2"], ["--direction minimize or"]),

@@ -154,12 +154,17 @@ def test_a_study_that_needs_more_gpus_than_were_named_is_refused(gpus: list[str]
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(["0", "0"], "twice"), (["foo"], "'foo' is no GPU"), (["-1"], "'-1' is no GPU"), (["9999"], "no GPU 9999")],
+    [(["0", "0"], "twice"), (["foo"], "'foo' is no GPU"), (["-1"], "'-1' is no GPU")],
 )
 def test_names_of_no_gpu_are_refused(names: list[str], said: str) -> None:
     with pytest.raises(InvalidInput, match=said) as caught:
         check_gpus(names)
     assert caught.value.field == "gpus"
+
+
+def test_a_gpu_that_this_machine_does_not_show_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_gpus(["9999"])
+    assert "shows no GPU 9999" in caplog.text
 
 
 def test_naming_no_gpu_is_no_mistake() -> None:
