@@ -225,8 +225,8 @@ class Coordinator(Protocol):
     def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
         """The trial's one accepted result, with its last reports."""
 
-    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> None:
-        """End the attempt. The trial waits again when it has retries left or was not to blame."""
+    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> bool:
+        """End the attempt. True: the trial waits again, because it has retries left or was not to blame."""
 
     def release(self, token: str) -> None:
         """Hand the trial back with its last checkpoint; costs it nothing."""

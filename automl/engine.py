@@ -217,10 +217,11 @@ class Engine:
     def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
         self._leases.finish(token, outcome, reports)
 
-    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> None:
+    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> bool:
         study_id, state = self._leases.fail(token, failure, reports)
         if state is TrialState.FAILED and failure.kind is FailureKind.ERROR:
             self._studies.fail_if_hopeless(study_id, HOPELESS_AFTER)
+        return state is TrialState.WAITING
 
     def release(self, token: str) -> None:
         self._leases.release(token)

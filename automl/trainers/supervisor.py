@@ -230,7 +230,8 @@ class Supervisor:
 
     def _fail(self, attempt: Attempt, failure: Failure) -> None:
         self.patiently(lambda: self._write(attempt))
-        self.patiently(lambda: self._coordinator.fail(attempt.lease.token, storable(failure)))
+        if not self.patiently(lambda: self._coordinator.fail(attempt.lease.token, storable(failure))):
+            checkpoints.discard(self._artifacts, attempt.lease.trial_id)  # it is over
 
     def _release(self, attempt: Attempt) -> None:
         self.patiently(lambda: self._write(attempt))

@@ -52,6 +52,7 @@ class FakeCoordinator:
     refuse: set[str] = field(default_factory=set)  #: calls that raise LeaseLost; "renew" keeps nothing
     unstorable: Exception | None = None  #: what `finish` raises
     prune: bool = False
+    tries_again: bool = False  #: what `fail` answers
     calls: list[tuple[str, Any]] = field(default_factory=list)
     refused_calls: list[str] = field(default_factory=list)
     waiting: list[Mapping[str, Any]] = field(default_factory=list)
@@ -128,8 +129,9 @@ class FakeCoordinator:
             raise self.unstorable
         self._write("finish", Call(token, outcome=outcome, reports=tuple(reports)))
 
-    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> None:
+    def fail(self, token: str, failure: Failure, reports: Sequence[Report] = ()) -> bool:
         self._write("fail", Call(token, failure=failure, reports=tuple(reports)))
+        return self.tries_again
 
     def release(self, token: str) -> None:
         self._write("release", Call(token))
@@ -324,6 +326,21 @@ def test_the_checkpoints_of_a_finished_trial_are_deleted(
     coordinator.wait_for("finish")
     worker.stop()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("tries_again", [True, False])
+def test_the_checkpoints_of_a_failed_trial_stay_as_long_as_it_is_tried_again(
+    coordinator: FakeCoordinator, work: Any, artifacts: Path, tries_again: bool
+) -> None:
+    folder = artifacts / "checkpoints" / "100"
+    folder.mkdir(parents=True)
+    (folder / "a1-s4-0123456789ab.pt").write_bytes(b"where it was")
+    coordinator.tries_again = tries_again
+    coordinator.add(0, attempt=2)
+    worker = work("def train(trial): raise ValueError('no')")
+    coordinator.wait_for("fail")
+    worker.stop()
+    assert folder.exists() == tries_again
 
 
 def test_two_slots_run_two_trials_at_once(coordinator: FakeCoordinator, work: Any, tmp_path: Path) -> None:
