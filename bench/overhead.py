@@ -221,7 +221,11 @@ def main() -> None:
             }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(rounded(result), indent=2) + "\n")
-    print(json.dumps({key: rounded(result[key]) for key in ("command_line", "ray_tune", "ratio") if key in result}, indent=1))
+    print(
+        json.dumps(
+            {key: rounded(result[key]) for key in ("command_line", "ray_tune", "ratio") if key in result}, indent=1
+        )
+    )
     print(options.output)
 
 

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -25,8 +25,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement, GenericFunction
 
 from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
-
-T = TypeVar("T")
 
 #: A connection that a thread has kept idle for longer is asked whether it still lives before it is used.
 PING_AFTER_IDLE_S = 5.0
@@ -283,11 +281,6 @@ class Database:
                     except DBAPIError:
                         connection.invalidate()
                 raise
-
-    def run(self, work: Callable[[sa.Connection], T]) -> T:
-        """`work` in a transaction; its result."""
-        with self.transaction() as connection:
-            return work(connection)
 
     def first(self, statement: sa.Executable, parameters: Any = None) -> sa.Row[Any] | None:
         """The first row of one statement, committed; None when there is none."""
