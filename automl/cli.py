@@ -112,16 +112,17 @@ def run(
         if record.state is StudyState.OPEN:
             _interrupt_on_signals()
             try:
-                record, progress = Session(engine, slots, lease, open_display()).run(record, host)
+                record, watcher = Session(engine, slots, lease, open_display()).run(record, host)
             except KeyboardInterrupt:
                 print("\nInterrupted. What was running is saved; the same command goes on from here.", flush=True)
                 raise
         else:
-            progress = replace(Watcher(engine, record, 1).progress, elapsed_s=record.active_s)
+            watcher = Watcher(engine, record, len(slots))
+            watcher.progress = replace(watcher.progress, elapsed_s=record.active_s)
             print(f"study {record.name} is finished: its budget is used. A larger one goes on, as with --trials N.")
     raise_if_failed(engine, record)
     files = _model_files(engine, record)
-    print_result(progress, Watcher(engine, record, 1).top(), files, _next_commands(record, bool(files)))
+    print_result(watcher.progress, watcher.top(), files, _next_commands(record, bool(files)))
 
 
 @app.command(epilog="Example: automl submit studies/digits.py --storage postgresql://user@db/automl")

@@ -111,20 +111,8 @@ def _trial_process() -> Iterator[Finding]:
         began = time.monotonic()
         with StudyHost.start(FileSource(str(file)), log_path=log_path, timeout_s=60.0) as host:
             loaded = time.monotonic()
-            job = wire.Job(
-                study_seed=0,
-                trial_id=0,
-                number=0,
-                attempt=1,
-                seed=0,
-                params={"x": 0.5},
-                distributions={},
-                metrics={"value": "min"},
-                prunable=False,
-                max_step=None,
-                checkpoint=None,
-                artifacts=folder,
-            )
+            metrics = {"value": "min"}
+            job = wire.Job(trial_id=0, number=0, attempt=1, artifacts=folder, params={"x": 0.5}, metrics=metrics)
             answer = host.launch(job, log_path).receive(30.0)
         load_s, trial_s = loaded - began, time.monotonic() - loaded
     if isinstance(answer, wire.Done):

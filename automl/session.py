@@ -43,8 +43,8 @@ class Session:
     lease_s: float
     display: Display | None
 
-    def run(self, record: StudyRecord, host: StudyHost) -> tuple[StudyRecord, Progress]:
-        """Search until the study is over; its record, and how it looks at the end.
+    def run(self, record: StudyRecord, host: StudyHost) -> tuple[StudyRecord, Watcher]:
+        """Search until the study is over; its record, and who watched it.
 
         A KeyboardInterrupt comes out of here after running trials were handed back with their checkpoints.
         """
@@ -60,7 +60,7 @@ class Session:
         finally:
             if self.display is not None:
                 self.display.close(watcher.last_look())
-        return record, watcher.progress
+        return record, watcher
 
 
 class Watcher:

@@ -81,12 +81,11 @@ class QueueWorker:
     def _drop_ended(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
         open_ids = {record.id for record in queued}
         for study_id in [id for id in local.study_ids if id not in open_ids]:
-            host = local.host(study_id)
             try:
                 record = self._engine.study_by_id(study_id)
                 self._say(f"study {record.name}: {record.state.value}")
-                if record.state is StudyState.FINISHED and host.alive:
-                    export_best_model(self._engine, record, host)
-            except (AutoMLError, OSError) as error:
+                if record.state is StudyState.FINISHED:
+                    export_best_model(self._engine, record, local.host(study_id))
+            except AutoMLError as error:  # it was deleted
                 log.warning("%s", error)
             local.drop(study_id)

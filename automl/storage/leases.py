@@ -298,7 +298,7 @@ class Leases:
         """Acknowledge a checkpoint; one of an earlier step than the recorded one is passed over."""
         arguments = {"step": checkpoint.step, "path": checkpoint.path, "sha256": checkpoint.sha256}
         if self._database.execute(_CHECKPOINT, {"held": token, **arguments}) == 0:
-            self._require_held(token)
+            self.holder(token)  # raises, unless only the step was too early
 
     def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
         """Accept the one result of the trial, with its last reports, or raise `LeaseLost`.
@@ -397,10 +397,6 @@ class Leases:
             for item in _newest(reports)
         ]
         connection.execute(self._upsert_report, rows)
-
-    def _require_held(self, token: str) -> None:
-        if self._database.first(sa.select(trial.c.id).where(_HELD), {"held": token}) is None:
-            raise LeaseLost(f"lease {token} is over")
 
     def _study_of(self, token: str) -> int:
         row = self._database.first(sa.select(trial.c.study_id).where(trial.c.lease_token == token))

@@ -26,18 +26,18 @@ class WireError(ValueError):
 class Job:
     """All that the process of a trial needs to know."""
 
-    study_seed: int
     trial_id: int
     number: int
     attempt: int
-    seed: int
-    params: Mapping[str, Any]
-    distributions: Mapping[str, str]  #: Optuna distribution JSON by parameter
-    metrics: Mapping[str, str]  #: name -> "min" | "max", the study's, in order
-    prunable: bool  #: whether asking `should_prune` can ever be answered with yes
-    max_step: int | None  #: the fidelity's
-    checkpoint: Checkpoint | None
     artifacts: str  #: root of the artifact store
+    study_seed: int = 0
+    seed: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    distributions: Mapping[str, str] = field(default_factory=dict)  #: Optuna distribution JSON by parameter
+    metrics: Mapping[str, str] = field(default_factory=dict)  #: name -> "min" | "max", the study's, in order
+    prunable: bool = False  #: whether asking `should_prune` can ever be answered with yes
+    max_step: int | None = None  #: the fidelity's
+    checkpoint: Checkpoint | None = None
     cpus: int = 1
     gpus: tuple[str, ...] = ()  #: as CUDA_VISIBLE_DEVICES names them
     export: str | None = None  #: instead of training: make the ONNX file of the model in this folder
