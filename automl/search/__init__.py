@@ -1,5 +1,6 @@
 """Mathematics of the search: spaces, samplers, pruners, suggestions. No I/O, no clock, no storage."""
 
+from automl.search.bayesian import BayesianSampler
 from automl.search.grid import GridExhausted, GridSampler
 from automl.search.history import History
 from automl.search.independent import independent
@@ -10,6 +11,7 @@ from automl.search.space import from_distribution, from_unit, to_distribution, t
 from automl.search.suggest import Suggestion, suggest
 
 __all__ = [
+    "BayesianSampler",
     "GridExhausted",
     "GridSampler",
     "History",

@@ -53,11 +53,18 @@ class History(BaseStorage):
         self.space = space
         self._distributions = to_distributions(space) if space is not None else {}
         self._trials: list[FrozenTrial] = []
+        self._given: dict[int, FrozenTrial] = {}  # what the shown ones were made of
 
     def update(self, trials: Iterable[FrozenTrial]) -> None:
-        """Take these trials in place of those with the same numbers, in any order. They are not changed."""
+        """Take these trials in place of those with the same numbers, in any order.
+
+        They are not changed, and must not be from here on: an object that is handed in again is taken for the same
+        trial, and what is shown of it stays the same object, which is how samplers know what they have seen.
+        """
         for trial in trials:
-            self._place(self._as_shown(trial))
+            if self._given.get(trial.number) is not trial:
+                self._given[trial.number] = trial
+                self._place(self._as_shown(trial))
 
     def study(self, pruner: BasePruner | None = None) -> Study:
         """An Optuna study over the trials as they are now: it may cache them, so ask for a new one after `update`."""

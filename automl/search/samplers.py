@@ -1,6 +1,7 @@
 """Samplers by name, behind one seam: `make_sampler` gives a fresh one, `reseed` makes it the trial's own.
 
-Suggestions are pure functions of (seed, number, history), so no sampler lives longer than one suggestion.
+Suggestions are pure functions of (seed, number, history), so no sampler lives longer than one suggestion. The exception
+is our own: it keeps arrays of the trials that it has seen, which change nothing but the time that it takes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna import Study
@@ -21,14 +23,16 @@ from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import FrozenTrial
 
 from automl.core import derived_seed
-from automl.declaration import SAMPLERS, Choice, Space
+from automl.declaration import SAMPLERS, Fidelity, Space
 from automl.errors import InvalidInput
+from automl.search.bayesian import BayesianSampler
 from automl.search.cube import count, nearest
 from automl.search.grid import GridSampler
 from automl.search.skopt_sampler import SkoptSampler
 
-#: A Gaussian process costs n**3: beyond this many finished trials TPE finds as much in a fraction of the time.
-MAX_GP_TRIALS = 250
+if TYPE_CHECKING:
+    from automl.search.transfer import Source
+
 #: Random trials before a model is asked, where the budget does not suggest fewer.
 STARTUP_TRIALS = 10
 #: Optuna's GP lists all values of a whole or stepped parameter. Above this many it gets a continuum instead, and
@@ -38,6 +42,16 @@ MAX_GP_VALUES = 1000
 _SINGLE_OBJECTIVE = ("cmaes", "skopt")
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a study says beyond its space and its budget of trials. Only our own sampler listens."""
+
+    fidelity: Fidelity | None = None
+    cost: str | None = None  #: "seconds", or a user attribute of trials: expected improvement is divided by it
+    margin: float | None = None  #: an improvement that is worth more trials, in units of the metric
+    sources: Sequence[Source] = ()  #: past studies to learn from
+
+
 def make_sampler(
     choice: str | BaseSampler,
     *,
@@ -45,13 +59,12 @@ def make_sampler(
     space: Space | None,
     directions: Sequence[str],
     n_trials: int | None = None,
-    n_finished: int = 0,
+    context: Context = Context(),  # noqa: B008  (frozen)
 ) -> BaseSampler:
-    """A fresh sampler for one suggestion.
+    """A fresh sampler for one suggestion; for "auto" our own `BayesianSampler`, which is good for all of them.
 
-    "auto" is the Gaussian process for one metric over numbers without conditions, up to `MAX_GP_TRIALS` finished
-    trials (`n_finished`), and TPE for all else. `space` is None for a define-by-run function. `n_trials` is the
-    budget: a quarter of it, and no more than `STARTUP_TRIALS`, is spent at random before a model is asked.
+    `space` is None for a define-by-run function. `n_trials` is the budget: of the others, those with a model spend a
+    quarter of it, and no more than `STARTUP_TRIALS`, at random before they ask it.
 
     An Optuna sampler object is copied and reseeded, see `reseed`.
 
@@ -67,9 +80,17 @@ def make_sampler(
         raise InvalidInput(f"sampler: {choice!r} is unknown; use one of {known}, or an Optuna sampler", "sampler")
     if choice in _SINGLE_OBJECTIVE and len(directions) > 1:
         raise InvalidInput(f"sampler: {choice!r} is for one metric; use 'auto', 'tpe' or 'gp'", "sampler")
-    startup = STARTUP_TRIALS if n_trials is None else min(STARTUP_TRIALS, max(3, n_trials // 4))
     if choice == "auto":
-        choice = "gp" if _suits_gp(space, directions) and n_finished <= MAX_GP_TRIALS else "tpe"
+        return BayesianSampler(
+            seed,
+            space=space,
+            n_trials=n_trials,
+            fidelity=context.fidelity,
+            cost=context.cost,
+            margin=context.margin,
+            sources=context.sources,
+        )
+    startup = STARTUP_TRIALS if n_trials is None else min(STARTUP_TRIALS, max(3, n_trials // 4))
     if choice == "tpe":
         return _tpe(seed, space, len(directions), startup)
     if choice == "gp":
@@ -83,11 +104,6 @@ def make_sampler(
     if space is None:
         raise InvalidInput("sampler: 'grid' needs a declared space; declare one or use 'auto'", "sampler")
     return GridSampler(space, seed)
-
-
-def _suits_gp(space: Space | None, directions: Sequence[str]) -> bool:
-    plain = space is not None and not any(p.when or isinstance(p, Choice) for p in space.values())
-    return plain and len(directions) == 1
 
 
 def _tpe(seed: int, space: Space | None, n_objectives: int, startup: int) -> TPESampler:
@@ -108,11 +124,14 @@ def _tpe(seed: int, space: Space | None, n_objectives: int, startup: int) -> TPE
 def reseed(sampler: BaseSampler, seed: int) -> None:
     """Set every random state of `sampler`, and of the samplers inside it, to a seed derived from `seed`.
 
-    (Optuna's own `reseed_rng` draws the new seed from the operating system.) Found are attributes that are Optuna's
-    LazyRandomState, NumPy's RandomState or Generator, or `random.Random`. A sampler that keeps randomness elsewhere
+    (Optuna's own `reseed_rng` draws the new seed from the operating system.) Found are our own sampler's seed, and
+    attributes that are Optuna's LazyRandomState, NumPy's RandomState or Generator, or `random.Random`. A sampler that keeps randomness elsewhere
     (a scrambled QMCSampler without a seed, an own class in an own object) must be given its seed by whoever makes it,
     and what a sampler learnt in another study stays in it.
     """
+    if isinstance(sampler, BayesianSampler):
+        sampler._seed = seed
+        return
     for name, value in vars(sampler).items():
         own = derived_seed(name, seed)
         if isinstance(value, LazyRandomState):

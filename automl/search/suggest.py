@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from automl.core import derived_seed
 from automl.declaration import Float, Space
 from automl.errors import InvalidInput
+from automl.search.bayesian import BayesianSampler
 from automl.search.cube import at, nearest
 from automl.search.history import STUDY_ATTRS, Draft, History, blank_trial
 from automl.search.samplers import make_sampler, quietly, reseed
@@ -32,7 +33,7 @@ class Suggestion:
 def suggest(
     history: History,
     number: int,
-    sampler_choice: str | BaseSampler,
+    sampler: str | BaseSampler,
     seed: int,
     *,
     space: Space | None = None,
@@ -46,7 +47,11 @@ def suggest(
 
     With a declared space all active parameters are returned, parents first. Without one (define-by-run), only those
     that the sampler models jointly, which may be none: `independent` draws the others when the function asks.
-    `fixed` values win; one whose parents' values switch it off is left out.
+    `fixed` values win; one whose parents' values switch it off is left out. Samplers find them where Optuna keeps those
+    of an enqueued trial, in the system attribute "fixed_params", which the suggestion has too.
+
+    A `BayesianSampler` is used as it is: whoever makes several suggestions keeps it for all. Of any other sampler
+    object each suggestion gets a copy, see `make_sampler`.
 
     Raises:
         InvalidInput: a fixed value is outside the space, or the sampler does not fit the study.
@@ -55,17 +60,13 @@ def suggest(
     space = space if space is not None else history.space
     fixed = _checked(fixed or {}, space)
     trial = blank_trial(number, TrialState.RUNNING)
+    if fixed:
+        trial.system_attrs["fixed_params"] = fixed
     draft = Draft(history, trial)
     study = draft.study()
-    sampler = make_sampler(
-        sampler_choice,
-        seed=seed,
-        space=space,
-        directions=history.directions,
-        n_trials=n_trials,
-        n_finished=history.n_finished,
-    )
-    reseed(sampler, derived_seed("suggestion", seed, number))
+    if not isinstance(sampler, BayesianSampler):
+        sampler = make_sampler(sampler, seed=seed, space=space, directions=history.directions, n_trials=n_trials)
+        reseed(sampler, derived_seed("suggestion", seed, number))
     with quietly():
         sampler.before_trial(study, trial)
         joint_space = sampler.infer_relative_search_space(study, trial)

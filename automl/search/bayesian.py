@@ -1,0 +1,110 @@
+"""Bayesian optimisation: the sampler that is the default.
+
+One suggestion, top to bottom: the trials as arrays (`observations`), targets that a model can explain (`warping`), a
+Gaussian process with a few draws of its hyperparameters (`gp`), the log of what a point is worth as a sum of terms
+(`terms`), and the search for its largest value (`optimize`).
+
+Suggestion k is a function of the seed, k and the trials before it. What is worth keeping from one suggestion to the
+next, the hyperparameters, is kept in the trial (`WHY`), so that a sampler rebuilt from the database goes on as the one
+that was killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from automl.declaration import Fidelity, Space
+from automl.search.cube import unit
+from automl.search.encoding import Encoding
+from automl.search.independent import independent
+from automl.search.observations import Observations, Reader
+from automl.search.proposal import Fits, Request, propose
+from automl.search.space import to_distributions
+
+#: Trial system attribute with the reasons of a suggestion, a JSON object.
+WHY = "automl:why"
+
+
+class BayesianSampler(BaseSampler):
+    """Bayesian optimisation with a Gaussian process, for any space that Optuna can describe."""
+
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        space: Space | Mapping[str, Any] | None = None,
+        fidelity: Fidelity | None = None,
+        cost: str | None = None,
+        n_trials: int | None = None,
+    ):
+        self._seed = seed if seed is not None else int(np.random.default_rng().integers(2**32))
+        self._space = Space(space) if space is not None and not isinstance(space, Space) else space
+        self._distributions = to_distributions(self._space) if self._space is not None else None
+        self._reader = Reader(self._space, cost)
+        self._cost = cost
+        self._n_trials = n_trials
+
+    def reseed_rng(self) -> None:
+        self._seed = int(np.random.default_rng().integers(2**32))
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if self._distributions is not None:
+            return dict(self._distributions)
+        observations = self._observe(study, trial)
+        if observations is None:
+            return {}
+        return dict(zip(observations.encoding.names, observations.encoding.domains, strict=True))
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        start = time.process_time()
+        observations = self._observe(study, trial)
+        if observations is None or not search_space:
+            return {}
+        encoding = observations.encoding
+        request = Request(trial.number, self._seed, self._n_trials, _noted_fits(study, trial.number))
+        found = propose(replace(observations, encoding=_pinned(encoding, trial)), request)
+        why = {**found.why, "ms": round(1e3 * (time.process_time() - start), 1)}
+        if found.fits:
+            why["fits"] = {name: [thetas.tolist(), n] for name, (thetas, n) in found.fits.items()}
+        study._storage.set_trial_system_attr(trial._trial_id, WHY, why)
+        return {name: value for name, value in encoding.decode(found.x).items() if name in search_space}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return independent(self._seed, trial.number, param_name, param_distribution)
+
+    def _observe(self, study: Study, trial: FrozenTrial) -> Observations | None:
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        return self._reader.read(trials, study.directions)
+
+
+def _pinned(encoding: Encoding, trial: FrozenTrial) -> Encoding:
+    """With the parameters that whoever enqueued the trial has fixed."""
+    fixed = trial.system_attrs.get("fixed_params") or {}
+    columns = {
+        j: unit(domain, fixed[name])
+        for j, (name, domain) in enumerate(zip(encoding.names, encoding.domains, strict=True))
+        if name in fixed
+    }
+    return replace(encoding, pinned=columns) if columns else encoding
+
+
+def _noted_fits(study: Study, number: int) -> Fits:
+    """What the last suggestion before trial `number` that fitted its models has noted."""
+    for trial in reversed(study.get_trials(deepcopy=False)):
+        noted = trial.system_attrs.get(WHY, {}).get("fits") if trial.number < number else None
+        if noted:
+            return {name: (np.array(thetas), n) for name, (thetas, n) in noted.items()}
+    return {}

@@ -1,0 +1,272 @@
+"""One suggestion: from what the trials said to the next point, and why that one.
+
+| symbol | shape    | meaning                                                                   |
+|--------|----------|---------------------------------------------------------------------------|
+| x      | (n, d)   | distinct points with a result                                             |
+| y      | (n,)     | their targets, standardised, small is good; means where a point has more  |
+| z      | (n, p)   | their features                                                            |
+| thetas | (k, d+2) | draws of a model's hyperparameters                                        |
+
+Everything here is a pure function of its arguments: the randomness comes from the seed and the trial's number, and the
+hyperparameters of earlier fits come from the trials that they were noted in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from automl.core import derived_seed
+from automl.search import gp
+from automl.search.encoding import Encoding
+from automl.search.observations import Observations
+from automl.search.optimize import Effort, maximise
+from automl.search.pareto import (
+    LogHypervolumeImprovement,
+    non_dominated,
+    random_weights,
+    reference_point,
+    scalarisation,
+)
+from automl.search.terms import Belief, Hypervolume, Term, Worth, cheapness, feasibility, improvement
+from automl.search.warping import half_rank, standardise
+
+#: Results before a model is asked: fewer say less than a point in an empty corner.
+STARTUP_RESULTS = 5
+#: Draws of the objective's hyperparameters, the most probable ones among them.
+DRAWS = 4
+#: A model is fitted again when it has this many times the rows; in between its hyperparameters are as good as new ones.
+GROWTH = 1.05
+#: Good points around which the acquisition is searched.
+KNOWN = 4
+PRIOR = gp.Prior()
+EFFORT = Effort()
+#: L-BFGS iterations from the prior's mode, and from an earlier fit.
+_COLD_ITERATIONS, _WARM_ITERATIONS = 30, 15
+#: The user's belief counts as much as one result in so many: after a tenth of the budget it is down to one (piBO,
+#: Hvarfner et al. 2022, section 5).
+_BELIEF_TRIALS = 10.0
+
+#: Name of a model -> its hyperparameters (k, d + 2), and the number of results when they were fitted.
+Fits = Mapping[str, tuple[np.ndarray, int]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: the suggestion for trial `number` of a study with this `seed`."""
+
+    number: int
+    seed: int
+    n_trials: int | None = None  #: the budget
+    fits: Fits = field(default_factory=dict)  #: by earlier suggestions
+    belief: Belief | None = None  #: the user's, at full strength
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point `x` (d,), the reasons for it as JSON values, and the fits to note if any of them is new."""
+
+    x: np.ndarray
+    why: dict[str, Any]
+    fits: Fits = field(default_factory=dict)
+
+
+def propose(o: Observations, request: Request) -> Proposal:
+    """The next point of the study that `o` was seen in."""
+    startup = STARTUP_RESULTS
+    if request.n_trials is not None:
+        startup = min(startup, max(2, request.n_trials // 3))
+    if len(o.x) + len(o.failed) < startup or len(o.x) == 0:
+        return Proposal(design(o.encoding, request.number, request.seed), {"arm": "design"})
+    return _Model(o, request).propose()
+
+
+class _Model:
+    """The posteriors behind one suggestion."""
+
+    def __init__(self, o: Observations, request: Request):
+        self.o = o
+        self.encoding = o.encoding
+        self.request = request
+        self.rng = np.random.default_rng(derived_seed("proposal", request.seed, request.number))
+        self.fits: dict[str, tuple[np.ndarray, int]] = {}
+        self.is_new = False
+        rows, self.owner = _distinct(o.x)
+        self.repeats = np.bincount(self.owner).astype(float)
+        self.x = o.x[rows]
+        self.z = self.encoding.features(self.x)
+        self.pending = self.encoding.features(o.pending)
+        self.feasible = self._mean((np.nan_to_num(o.slack, nan=0.0) <= 0.0).all(axis=1)) > 0.5
+        self.why: dict[str, Any] = {"arm": "model", "model_rows": len(self.x)}
+
+    def propose(self) -> Proposal:
+        goal = self._improvement() if self.o.values.shape[1] == 1 else self._front()
+        chances = [self._constraint(j) for j in range(len(self.o.constraint_names))]
+        if len(self.o.failed):
+            chances.append(self._success())
+        terms: list[Term] = [*chances, *self._cost()]
+        if self.feasible.any():
+            terms.insert(0, goal.term)
+        if self.request.belief is not None:
+            terms.append(self.request.belief.at_strength(_BELIEF_TRIALS / len(self.o.x)))
+        order = np.lexsort((goal.loss, ~self.feasible))
+        x, value = maximise(Worth(self.encoding, terms), self.encoding, self.x[order[:KNOWN]], self.rng, EFFORT)
+        chosen = self._first_new(x)
+        self.why["acquisition"] = float(value[chosen])
+        z = self.encoding.features(x[chosen][None])
+        if chances:
+            self.why["feasible"] = float(np.exp(sum(chance.value(z)[0] for chance in chances)))
+        if goal.explain is not None:
+            self.why |= goal.explain(z)
+        return Proposal(x[chosen], self.why, self.fits if self.is_new else {})
+
+    # -- what a point may gain ---------------------------------------------------------------------------------------
+
+    def _improvement(self) -> _Goal:
+        """One metric: the expected improvement on the best posterior mean, which luck of a single result is not."""
+        warp = half_rank(self.o.values[:, 0])
+        model = self._fit("objective", self._mean(warp.y), self.repeats, DRAWS)
+        loss = model.fitted.mean(axis=0)
+        best = model.fitted[:, self.feasible].min(axis=1, initial=np.inf)
+        if len(self.pending):
+            model = model.given(self.pending)
+            if not self.o.constraint_names:  # else nobody knows whether a pending point will count
+                best = np.minimum(best, model.fitted[:, len(loss) :].min(axis=1))
+
+        def explain(z: np.ndarray) -> dict[str, Any]:
+            mean, sd = (draws.mean(axis=0)[0] for draws in model.predict(z))
+            low, middle, high = warp.inverse(np.array([mean - sd, mean, mean + sd])).tolist()
+            return {"mean": middle, "sd": (high - low) / 2.0, "best": float(warp.inverse(best.mean()))}
+
+        return _Goal(improvement(model, best), loss, explain)
+
+    def _front(self) -> _Goal:
+        """Several metrics: the expected hypervolume improvement, or one random direction where the front is long."""
+        y = np.stack([self._mean(half_rank(values).y) for values in self.o.values.T], axis=1)
+        front = y[self.feasible] if self.feasible.any() else y
+        front = front[non_dominated(front)]
+        if not LogHypervolumeImprovement.suits(front):
+            self.why["arm"] = "direction"
+            loss = scalarisation(y, random_weights(y.shape[1], self.rng))
+            target, _, _ = standardise(loss)
+            model = self._fit("direction", target, self.repeats, 1, always=True)
+            best = model.fitted[:, self.feasible].min(axis=1, initial=np.inf)
+            return _Goal(improvement(model.given(self.pending) if len(self.pending) else model, best), loss)
+        models = [self._fit(f"objective {j}", y[:, j], self.repeats, 1) for j in range(y.shape[1])]
+        if len(self.pending):
+            models = [model.given(self.pending) for model in models]
+            believed = np.stack([model.fitted[0, len(y) :] for model in models], axis=1)
+            front = np.concatenate([front, believed])
+            front = front[non_dominated(front)]
+        reference = reference_point(y)
+        # Around the front the search begins at its members, spread by a random direction.
+        loss = np.where(non_dominated(y), scalarisation(y, random_weights(y.shape[1], self.rng)), np.inf)
+        return _Goal(Hypervolume(models, LogHypervolumeImprovement(front, reference)), loss)
+
+    # -- what else counts --------------------------------------------------------------------------------------------
+
+    def _constraint(self, j: int) -> Term:
+        """The log probability that constraint `j` holds."""
+        told = ~np.isnan(self.o.slack[:, j])
+        rows, owner = _distinct(self.o.x[told])
+        y, shift, scale = standardise(self.o.slack[told, j])
+        mean = np.bincount(owner, y) / np.bincount(owner)
+        z = self.encoding.features(self.o.x[told][rows])
+        data = gp.Data(z, mean, self.encoding.group, np.bincount(owner).astype(float))
+        model = self._model(f"constraint {self.o.constraint_names[j]}", data, 1)
+        return feasibility(model, -shift / scale)
+
+    def _success(self) -> Term:
+        """The log probability that a trial comes to a result at all: a regression on failed or not."""
+        x = np.concatenate([self.o.x, self.o.failed])
+        rows, owner = _distinct(x)
+        y, shift, scale = standardise(np.repeat([-1.0, 1.0], [len(self.o.x), len(self.o.failed)]))
+        mean = np.bincount(owner, y) / np.bincount(owner)
+        data = gp.Data(self.encoding.features(x[rows]), mean, self.encoding.group, np.bincount(owner).astype(float))
+        return feasibility(self._model("success", data, 1), -shift / scale)
+
+    def _cost(self) -> list[Term]:
+        """Improvement per cost; the less of the budget is left, the less the cost counts (Lee et al. 2020)."""
+        told = self.o.cost > 0.0
+        if told.sum() < STARTUP_RESULTS or self.request.n_trials is None:
+            return []
+        left = max(0.0, 1.0 - len(self.o.x) / self.request.n_trials)
+        rows, owner = _distinct(self.o.x[told])
+        y, _, scale = standardise(np.log(self.o.cost[told]))
+        data = gp.Data(
+            self.encoding.features(self.o.x[told][rows]),
+            np.bincount(owner, y) / np.bincount(owner),
+            self.encoding.group,
+            np.bincount(owner).astype(float),
+        )
+        return [cheapness(self._model("cost", data, 1), left * scale)]
+
+    # -- fits --------------------------------------------------------------------------------------------------------
+
+    def _fit(
+        self, name: str, y: np.ndarray, repeats: np.ndarray, draws: int, always: bool = False
+    ) -> gp.GaussianProcess:
+        return self._model(name, gp.Data(self.z, y, self.encoding.group, repeats), draws, always)
+
+    def _model(self, name: str, data: gp.Data, draws: int, always: bool = False) -> gp.GaussianProcess:
+        """The posterior at `draws` hyperparameters, fitted anew where the earlier fit has become too old."""
+        n = len(self.o.x)
+        thetas, fitted_at = self.request.fits.get(name, (np.empty((0, 0)), 0))
+        cold = thetas.shape != (draws, data.d + 2)  # never fitted, or in another space
+        if cold or always or not fitted_at <= n <= GROWTH * fitted_at:
+            start = PRIOR.start(data.d) if cold else thetas[0]
+            theta = gp.fit(data, PRIOR, start, _COLD_ITERATIONS if cold or n < 30 else _WARM_ITERATIONS)[None]
+            others = gp.draw(theta[0], data, PRIOR, draws - 1, self.rng) if draws > 1 else theta[:0]
+            thetas, fitted_at = np.concatenate([theta, others]), n
+            self.is_new = True
+        self.fits[name] = thetas, fitted_at
+        return gp.GaussianProcess(data, thetas)
+
+    def _mean(self, of_trials: np.ndarray) -> np.ndarray:
+        """The means (n,) over the trials at each distinct point."""
+        return np.bincount(self.owner, of_trials) / self.repeats
+
+    def _first_new(self, x: np.ndarray) -> int:
+        """The first of the candidates `x` that was not tried and is not under evaluation; 0 when there is none."""
+        tried = {place.tobytes() for place in _places(np.concatenate([self.o.x, self.o.failed, self.o.pending]))}
+        return next((i for i, place in enumerate(_places(x)) if place.tobytes() not in tried), 0)
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """What is to be gained: as a term, as the loss (n,) of each known point, and in the user's units."""
+
+    term: Term
+    loss: np.ndarray
+    explain: Callable[[np.ndarray], dict[str, Any]] | None = None
+
+
+def design(encoding: Encoding, number: int, seed: int) -> np.ndarray:
+    """Point `number` (d,) of a design that fills the space: the middle first, then a low-discrepancy sequence.
+
+    The sequence steps by powers of the generalised golden ratio, the real root of g^(d+1) = g + 1, from a random start
+    (Roberts 2018, The unreasonable effectiveness of quasirandom sequences).
+    """
+    d = encoding.d
+    if number == 0:
+        return encoding.snap(np.full((1, d), 0.5))[0]
+    ratio = 2.0
+    for _ in range(40):
+        ratio = (1.0 + ratio) ** (1.0 / (d + 1))
+    start = np.random.default_rng(derived_seed("design", seed)).random(d)
+    return encoding.snap(((start + number * ratio ** -np.arange(1.0, d + 1)) % 1.0)[None])[0]
+
+
+def _places(x: np.ndarray) -> np.ndarray:
+    """Points (n, d) such that the same ones are equal byte for byte."""
+    return np.round(np.nan_to_num(x, nan=-1.0), 9) + 0.0
+
+
+def _distinct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of the distinct points of `x` in the order of their first trial, the distinct point of each trial)."""
+    index: dict[bytes, int] = {}
+    owner = np.array([index.setdefault(place.tobytes(), len(index)) for place in _places(x)], dtype=int)
+    return np.unique(owner, return_index=True)[1], owner

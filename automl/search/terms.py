@@ -1,0 +1,149 @@
+"""The terms of an acquisition: what each posterior, cost and belief adds to the log of what a point is worth.
+
+| symbol   | shape  | meaning                                                                        |
+|----------|--------|--------------------------------------------------------------------------------|
+| x        | (m, d) | candidates                                                                     |
+| z        | (m, p) | their features                                                                 |
+| value    | (m,)   | the term at the candidates                                                     |
+| gradient | (m, p) | its derivative with respect to the features                                    |
+
+The terms are added, because they are logs: expected improvement times the probability that the constraints hold,
+divided by the cost, times the user's belief.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from automl.search.acquisition import Gradients, log_expected_improvement, log_probability_below
+from automl.search.encoding import Encoding
+from automl.search.pareto import LogHypervolumeImprovement
+
+
+class Surrogate(Protocol):
+    """A posterior over one function, at k draws of its hyperparameters."""
+
+    def predict(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, (k, m) each."""
+
+    def predict_with_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Mean and standard deviation, (k, m) each, and the gradient of each with respect to z, (k, m, p)."""
+
+
+class Term(Protocol):
+    """Something that adds to the log of what a point is worth."""
+
+    def value(self, z: np.ndarray) -> np.ndarray:
+        """(m,)."""
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) and (m, p)."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The log of the mean over the draws of exp(`of`); `of(mean, sd)` has a value and derivatives by mean and sd."""
+
+    surrogate: Surrogate
+    of: Callable[[np.ndarray, np.ndarray], Gradients]
+
+    def value(self, z: np.ndarray) -> np.ndarray:
+        return _log_mean(self.of(*self.surrogate.predict(z))[0])
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, sd, mean_slope, sd_slope = self.surrogate.predict_with_gradient(z)
+        values, by_mean, by_sd = self.of(mean, sd)
+        value = _log_mean(values)
+        share = np.exp(values - value) / len(values)  # of each draw in the mean
+        gradient = np.einsum("km,kmp->mp", share * by_mean, mean_slope)
+        return value, gradient + np.einsum("km,kmp->mp", share * by_sd, sd_slope)
+
+
+def improvement(surrogate: Surrogate, best: np.ndarray) -> Posterior:
+    """The log of the expected improvement on `best` (k,), each draw's own."""
+    return Posterior(surrogate, lambda mean, sd: log_expected_improvement(mean, sd, best[:, None]))
+
+
+def feasibility(surrogate: Surrogate, bound: float = 0.0) -> Posterior:
+    """The log of the probability of being at or below `bound`."""
+    return Posterior(surrogate, lambda mean, sd: log_probability_below(mean, sd, bound))
+
+
+def cheapness(surrogate: Surrogate, weight: float) -> Posterior:
+    """Minus `weight` times the predicted log cost. Source: Lee et al. 2020, Cost-aware Bayesian Optimization, 3.2."""
+    return Posterior(surrogate, lambda mean, sd: (-weight * mean, np.full_like(mean, -weight), np.zeros_like(sd)))
+
+
+@dataclass(frozen=True)
+class Hypervolume:
+    """The log of the expected hypervolume improvement of several posteriors, at the first draw of each."""
+
+    surrogates: Sequence[Surrogate]
+    of: LogHypervolumeImprovement
+
+    def value(self, z: np.ndarray) -> np.ndarray:
+        found = [surrogate.predict(z) for surrogate in self.surrogates]
+        means, sds = (np.stack([draws[0] for draws in pair], axis=1) for pair in zip(*found, strict=True))
+        return self.of(means, sds)[0]
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = [surrogate.predict_with_gradient(z) for surrogate in self.surrogates]
+        means, sds, mean_slopes, sd_slopes = (
+            np.stack([draws[0] for draws in part]) for part in zip(*found, strict=True)
+        )
+        value, by_mean, by_sd = self.of(means.T, sds.T)
+        gradient = np.einsum("mo,omp->mp", by_mean, mean_slopes)
+        return value, gradient + np.einsum("mo,omp->mp", by_sd, sd_slopes)
+
+
+@dataclass(frozen=True)
+class Belief:
+    """The user's guess where the optimum is: normal in numbers, weights of choices; `strength` falls as trials come.
+
+    `centre`, `precision`, `linear`: (p,). Source: Hvarfner et al. 2022, 2204.11051 (piBO), equation 6.
+    """
+
+    centre: np.ndarray
+    precision: np.ndarray
+    linear: np.ndarray
+    strength: float
+
+    def at_strength(self, strength: float) -> Belief:
+        """The same belief, believed more or less."""
+        return replace(self, strength=strength)
+
+    def value(self, z: np.ndarray) -> np.ndarray:
+        away = z - self.centre
+        return self.strength * (z @ self.linear - 0.5 * (away * away) @ self.precision)
+
+    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slope = self.strength * (self.linear - (z - self.centre) * self.precision)
+        return self.value(z), slope
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The sum of `terms` over the points of a space: an `optimize.Acquisition`."""
+
+    encoding: Encoding
+    terms: Sequence[Term]
+
+    def value(self, x: np.ndarray) -> np.ndarray:
+        z = self.encoding.features(x)
+        return np.sum([term.value(z) for term in self.terms], axis=0)
+
+    def value_and_gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        z = self.encoding.features(x)
+        found = [term.value_and_gradient(z) for term in self.terms]
+        slope = np.sum([gradient for _, gradient in found], axis=0)
+        return np.sum([value for value, _ in found], axis=0), slope[:, self.encoding.first_feature]
+
+
+def _log_mean(values: np.ndarray) -> np.ndarray:
+    """log(mean(exp(values))) over the first axis."""
+    top = values.max(axis=0)
+    return top + np.log(np.exp(values - top).mean(axis=0))
