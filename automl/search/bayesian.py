@@ -12,14 +12,15 @@ that was killed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from automl.declaration import Fidelity, Space
@@ -30,31 +31,61 @@ from automl.search.observations import Observations, Reader
 from automl.search.proposal import Fits, Request, propose
 from automl.search.space import to_distributions
 
+if TYPE_CHECKING:
+    from automl.search.transfer import Source
+
 #: Trial system attribute with the reasons of a suggestion, a JSON object.
 WHY = "automl:why"
 
 
 class BayesianSampler(BaseSampler):
-    """Bayesian optimisation with a Gaussian process, for any space that Optuna can describe."""
+    """Bayesian optimisation for any study that Optuna can describe, in tens of milliseconds a suggestion.
+
+    Numbers of any width, choices and conditions are modelled together; running trials are kept away from; failed ones
+    are learnt as regions to avoid, and constraints (`trial.set_constraint`) as borders. One to four metrics are
+    searched by expected (hypervolume) improvement, more of them in random directions.
+
+    The suggestion of a trial depends on the seed, its number and the trials before it, and on nothing else: two
+    samplers with one seed over one study agree, whatever they did before. Trial system attribute `automl:why` says how
+    it came about.
+    """
 
     def __init__(
         self,
         seed: int | None = None,
         *,
-        space: Space | Mapping[str, Any] | None = None,
+        space: Mapping[str, Any] | None = None,
+        n_trials: int | None = None,
         fidelity: Fidelity | None = None,
         cost: str | None = None,
-        n_trials: int | None = None,
+        margin: float | None = None,
+        sources: Sequence[Source] = (),
     ):
-        self._seed = seed if seed is not None else int(np.random.default_rng().integers(2**32))
-        self._space = Space(space) if space is not None and not isinstance(space, Space) else space
+        """Nothing is needed; what is known makes the first trials better.
+
+        Args:
+            seed: of all randomness; None: a random one.
+            space: `automl.Float`, `Int` and `Choice` by name; None: learnt from what the trials ask for.
+            n_trials: the budget; with it `cost` counts less and less, and a short study asks its model earlier.
+            fidelity: what the steps of reports are; None: up to the largest step reported.
+            cost: "seconds" (how long a trial took), or a user attribute of trials: expected improvement per cost.
+            margin: an improvement worth more trials, in units of the metric, for the forecast in `automl:why`.
+            sources: past studies to learn from.
+
+        Raises:
+            InvalidStudy: the space cannot be.
+        """
+        self._seed = _fresh_seed() if seed is None else seed
+        self._space = space if space is None or isinstance(space, Space) else Space(space)
         self._distributions = to_distributions(self._space) if self._space is not None else None
         self._reader = Reader(self._space, cost)
-        self._cost = cost
         self._n_trials = n_trials
+        self._fidelity = fidelity
+        self._margin = margin
+        self._sources = tuple(sources)
 
     def reseed_rng(self) -> None:
-        self._seed = int(np.random.default_rng().integers(2**32))
+        self._seed = _fresh_seed()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if self._distributions is not None:
@@ -74,7 +105,9 @@ class BayesianSampler(BaseSampler):
         encoding = observations.encoding
         request = Request(trial.number, self._seed, self._n_trials, _noted_fits(study, trial.number))
         found = propose(replace(observations, encoding=_pinned(encoding, trial)), request)
-        why = {**found.why, "ms": round(1e3 * (time.process_time() - start), 1)}
+        sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
+        why = {key: sign * value if key in ("mean", "best") else value for key, value in found.why.items()}
+        why |= {"ms": round(1e3 * (time.process_time() - start), 1)}
         if found.fits:
             why["fits"] = {name: [thetas.tolist(), n] for name, (thetas, n) in found.fits.items()}
         study._storage.set_trial_system_attr(trial._trial_id, WHY, why)
@@ -90,15 +123,23 @@ class BayesianSampler(BaseSampler):
         return self._reader.read(trials, study.directions)
 
 
+def _fresh_seed() -> int:
+    return int(np.random.default_rng().integers(2**32))
+
+
 def _pinned(encoding: Encoding, trial: FrozenTrial) -> Encoding:
     """With the parameters that whoever enqueued the trial has fixed."""
     fixed = trial.system_attrs.get("fixed_params") or {}
     columns = {
         j: unit(domain, fixed[name])
         for j, (name, domain) in enumerate(zip(encoding.names, encoding.domains, strict=True))
-        if name in fixed
+        if name in fixed and _holds(domain, fixed[name])
     }
     return replace(encoding, pinned=columns) if columns else encoding
+
+
+def _holds(domain: Any, value: Any) -> bool:
+    return not hasattr(domain, "choices") or value in domain.choices
 
 
 def _noted_fits(study: Study, number: int) -> Fits:

@@ -85,16 +85,14 @@ class Encoding:
         return self.n_categories > 0
 
     @cached_property
+    def is_ordinal(self) -> np.ndarray:
+        """(d,) Whether the column holds a number that can be counted."""
+        return np.isfinite(self.n_values) & ~self.is_category
+
+    @cached_property
     def is_smooth(self) -> np.ndarray:
         """(d,) Whether a gradient means anything: a continuum."""
         return np.isinf(self.n_values)
-
-    @cached_property
-    def is_conditional(self) -> np.ndarray:
-        """(d,) Whether the column is inactive at some points."""
-        return np.array(
-            [bool(held) or name in self.sometimes for name, held in zip(self.names, self.conditions, strict=True)]
-        )
 
     @cached_property
     def group(self) -> np.ndarray:
@@ -108,7 +106,7 @@ class Encoding:
         return np.searchsorted(self.group, np.arange(self.d))
 
     def _width(self, j: int) -> int:
-        return (int(self.n_categories[j]) or 1) + int(self.is_conditional[j])
+        return (int(self.n_categories[j]) or 1) + int(self.names[j] in self.sometimes)
 
     # -- values and coordinates ------------------------------------------------------------------------------------
 
@@ -134,50 +132,93 @@ class Encoding:
         x = np.where(np.isnan(x), 0.5, np.clip(x, 0.0, 1.0))
         for j, u in self.pinned.items():
             x[:, j] = u
-        for k in np.flatnonzero(np.isfinite(self.n_values)).tolist():
-            x[:, k] = self._cell(k, x[:, k])
-        for j, conditions in enumerate(self.conditions):
-            if conditions:
-                x[~self._active(j, x), j] = np.nan
+        columns, n = self._cells
+        if columns.size:
+            x[:, columns] = (np.minimum(np.floor(x[:, columns] * n), n - 1.0) + 0.5) / n
+        for j in self._log_integers:
+            domain = self.domains[j]
+            low, high = math.log(domain.low - 0.5), math.log(domain.high + 0.5)
+            value = np.clip(np.rint(np.exp(low + x[:, j] * (high - low))), domain.low, domain.high)
+            x[:, j] = (np.log(value) - low) / (high - low)
+        for children, conditions in self._branches:
+            off = np.zeros(len(x), dtype=bool)
+            for parent, values in conditions:
+                # NaN, an inactive parent, is close to nothing.
+                off |= ~(np.abs(x[:, parent, None] - values) < 1e-9).any(axis=1)
+            x[off[:, None] & children] = np.nan
         return x
 
-    def _cell(self, j: int, u: np.ndarray) -> np.ndarray:
-        """The middle of the cell that `u` lies in."""
-        domain, n = self.domains[j], self.n_values[j]
-        if n == 1:
-            return np.full_like(u, 0.5)
-        if getattr(domain, "log", False):
-            low, high = math.log(domain.low - 0.5), math.log(domain.high + 0.5)
-            value = np.clip(np.rint(np.exp(low + u * (high - low))), domain.low, domain.high)
-            return (np.log(value) - low) / (high - low)
-        return (np.minimum(np.floor(u * n), n - 1) + 0.5) / n
+    @cached_property
+    def _log_integers(self) -> list[int]:
+        """Columns of whole numbers whose cells differ in size."""
+        counted = np.flatnonzero(np.isfinite(self.n_values) & (self.n_values > 1)).tolist()
+        return [j for j in counted if getattr(self.domains[j], "log", False)]
 
-    def _active(self, j: int, x: np.ndarray) -> np.ndarray:
-        active = np.ones(len(x), dtype=bool)
-        for parent, values in self.conditions[j]:
-            # NaN, an inactive parent, is close to nothing.
-            active &= (np.abs(x[:, parent, None] - values) < 1e-9).any(axis=1)
-        return active
+    @cached_property
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """The other columns that can be counted, and how many values each has."""
+        counted = np.setdiff1d(np.flatnonzero(np.isfinite(self.n_values)), self._log_integers)
+        return counted, self.n_values[counted]
+
+    @cached_property
+    def _branches(self) -> list[tuple[np.ndarray, tuple[Condition, ...]]]:
+        """Which columns (d,) have the same conditions, and those conditions; parents come before their children."""
+        together: dict[Any, list[int]] = {}
+        for j, conditions in enumerate(self.conditions):
+            if conditions:
+                together.setdefault(tuple((i, values.tobytes()) for i, values in conditions), []).append(j)
+        return [(np.isin(np.arange(self.d), columns), self.conditions[columns[0]]) for columns in together.values()]
 
     # -- features --------------------------------------------------------------------------------------------------
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """Features (n, p) of points (n, d).
 
-        A number is itself, 0.5 where inactive; choices are one-hot over sqrt(2), so that two different ones are at
-        distance 1; a conditional parameter has one more feature, which puts inactive and active at distance 1 or more.
+        A number is itself; choices are one-hot over sqrt(2), so that two different ones are at distance 1. What is
+        inactive is in the middle of its values: the parents tell the branches apart, and a distance of its own for
+        every parameter of a branch would make the branches strangers. Only where no parent is known there is one more
+        feature, which puts inactive and active at distance 1.
         """
-        n = len(x)
-        columns: list[np.ndarray] = []
-        for j in range(self.d):
-            u = x[:, j]
-            missing = np.isnan(u)
-            if self.is_category[j]:
-                k = int(self.n_categories[j])
-                code = np.where(missing, k, np.minimum(np.floor(np.nan_to_num(u) * k), k - 1)).astype(int)
-                columns.append(np.eye(k + 1)[code][:, : self._width(j)] / math.sqrt(2.0))
-            else:
-                columns.append(np.where(missing, 0.5, u)[:, None])
-                if self.is_conditional[j]:
-                    columns.append(missing[:, None].astype(float))
-        return np.concatenate(columns, axis=1) if columns else np.zeros((n, 0))
+        columns, first, indicators = self._numbers
+        z = np.zeros((len(x), len(self.group) + 1))  # one more, for what no feature says
+        missing = np.isnan(x)
+        if columns.size:
+            z[:, first] = np.where(missing[:, columns], 0.5, x[:, columns])
+        z[:, indicators] = missing
+        columns, sizes, slots = self._choices
+        if columns.size:
+            absent = missing[:, columns]
+            code = np.minimum(np.floor(np.where(absent, 1.0, x[:, columns]) * sizes), sizes - 1.0 + absent)
+            z[np.arange(len(x))[:, None], slots[np.arange(len(columns)), code.astype(int)]] = math.sqrt(0.5)
+            if absent.any():
+                middle, owner, share = self._middles
+                z[:, middle] += absent[:, owner] * share
+        return z[:, :-1]
+
+    @cached_property
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The columns of numbers, their features, and (d,) the feature that says that a parameter is inactive."""
+        columns = np.flatnonzero(~self.is_category)
+        last = np.searchsorted(self.group, np.arange(self.d), side="right") - 1
+        is_told = np.array([name in self.sometimes for name in self.names], dtype=bool)
+        return columns, self.first_feature[columns], np.where(is_told, last, len(self.group))
+
+    @cached_property
+    def _choices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The columns of choices (c,), how many each has, and the feature of each choice (c, largest + 1).
+
+        The last code, one beyond the choices, stands for inactive, which has none.
+        """
+        columns = np.flatnonzero(self.is_category)
+        sizes = self.n_categories[columns]
+        slots = np.full((len(columns), int(sizes.max(initial=0)) + 1), len(self.group))
+        for row, (j, size) in enumerate(zip(columns.tolist(), sizes.tolist(), strict=True)):
+            slots[row, :size] = self.first_feature[j] + np.arange(size)
+        return columns, sizes, slots
+
+    @cached_property
+    def _middles(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the features of choices: where they are, whose they are, and their values in the middle of the choices."""
+        columns, sizes, slots = self._choices
+        owner = np.repeat(np.arange(len(columns)), sizes)
+        return slots[slots < len(self.group)], owner, math.sqrt(0.5) / sizes[owner]

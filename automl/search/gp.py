@@ -43,17 +43,18 @@ _LEAST_CURVATURE = 0.25
 class Prior:
     """What is known before the first result. Densities of l, s and v:
 
-    - log l: exp(-stiffness cosh(2 (log l - centre))), nearly flat where l is between a third of exp(centre) and three
-      times that, and steep beyond. With features in [0, 1] a shorter lengthscale makes every point an island, and a
-      longer one is as good as none. Flat where it matters beats a normal prior of any width (docs/log.md).
+    - log l: exp(-stiffness (e^(2 a) + e^(-shortness a))) with a = log l - centre: nearly flat where l is between a
+      third of exp(centre) and three times that, steep above, where a parameter would not matter anyhow, and a gentle
+      slope below. A steep one has a sharp minimum taken for noise (docs/log.md).
     - s: Gamma(2, 1), since targets have variance 1.
     - v: Gamma(1.1, noise_rate), small unless the data insist.
 
-    Source: the same shapes as the priors of Optuna's GPSampler (optuna/_gp/prior.py).
+    Source: with a shortness of 2, these are the priors of Optuna's GPSampler (optuna/_gp/prior.py).
     """
 
     centre: float = 0.0
-    stiffness: float = 0.2
+    stiffness: float = 0.1
+    shortness: float = 1.0
     noise_rate: float = 30.0
 
     def start(self, d: int) -> np.ndarray:
@@ -62,12 +63,13 @@ class Prior:
 
     def penalty(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the log density at `theta` (d + 2,), up to a constant, and its gradient."""
-        away = 2.0 * (theta[:-2] - self.centre)
+        away = theta[:-2] - self.centre
+        long, short = np.exp(2.0 * away), np.exp(-self.shortness * away)
         signal, noise = np.exp(theta[-2:])
-        value = self.stiffness * float(np.cosh(away).sum()) + signal - theta[-2]
+        value = self.stiffness * float((long + short).sum()) + signal - theta[-2]
         value += self.noise_rate * noise - 0.1 * theta[-1]
         slope = np.empty_like(theta)
-        slope[:-2] = 2.0 * self.stiffness * np.sinh(away)
+        slope[:-2] = self.stiffness * (2.0 * long - self.shortness * short)
         slope[-2:] = signal - 1.0, self.noise_rate * noise - 0.1
         return float(value), slope
 

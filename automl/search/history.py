@@ -51,6 +51,7 @@ class History(BaseStorage):
         self.directions = tuple(directions)
         self.name = name
         self.space = space
+        self._parameters = dict(space or {})  # a plain dict: it is gone through for every trial
         self._distributions = to_distributions(space) if space is not None else {}
         self._trials: list[FrozenTrial] = []
         self._given: dict[int, FrozenTrial] = {}  # what the shown ones were made of
@@ -77,18 +78,19 @@ class History(BaseStorage):
         return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in self._trials)
 
     def _place(self, trial: FrozenTrial) -> None:
-        while len(self._trials) <= trial.number:
+        while len(self._trials) < trial.number:
             self._trials.append(blank_trial(len(self._trials), TrialState.WAITING))
-        self._trials[trial.number] = trial
+        self._trials[trial.number : trial.number + 1] = [trial]
 
     def _as_shown(self, trial: FrozenTrial) -> FrozenTrial:
         shown = copy.copy(trial)
         shown._trial_id = trial.number
         if self.space is not None:
+            given = trial.params
             shown.params = {
-                name: trial.params[name]
-                for name, parameter in self.space.items()
-                if name in trial.params and parameter.contains(trial.params[name])
+                name: given[name]
+                for name, parameter in self._parameters.items()
+                if name in given and parameter.contains(given[name])
             }
             shown.distributions = {name: self._distributions[name] for name in shown.params}
         if trial.state == TrialState.WAITING:

@@ -206,7 +206,9 @@ def learn(trials: Sequence[FrozenTrial]) -> Encoding | None:
     for j, name in enumerate(names):
         found = None if often[name] == len(drawn) else _switch(name, names[:j], domains, drawn)
         conditions.append(() if found is None else (found,))
-    sometimes = frozenset(name for name in names if often[name] < len(drawn))
+    sometimes = frozenset(
+        name for name, held in zip(names, conditions, strict=True) if not held and often[name] < len(drawn)
+    )
     return Encoding(tuple(names), tuple(domains[name] for name in names), tuple(conditions), sometimes)
 
 

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from automl.core import derived_seed
 from automl.search import gp
+from automl.search.cube import unit
 from automl.search.encoding import Encoding
 from automl.search.observations import Observations
 from automl.search.optimize import Effort, maximise
@@ -31,7 +33,7 @@ from automl.search.pareto import (
     reference_point,
     scalarisation,
 )
-from automl.search.terms import Belief, Hypervolume, Term, Worth, cheapness, feasibility, improvement
+from automl.search.terms import Hypervolume, Term, Worth, belief, cheapness, feasibility, improvement
 from automl.search.warping import half_rank, standardise
 
 #: Results before a model is asked: fewer say less than a point in an empty corner.
@@ -46,9 +48,9 @@ PRIOR = gp.Prior()
 EFFORT = Effort()
 #: L-BFGS iterations from the prior's mode, and from an earlier fit.
 _COLD_ITERATIONS, _WARM_ITERATIONS = 30, 15
-#: The user's belief counts as much as one result in so many: after a tenth of the budget it is down to one (piBO,
-#: Hvarfner et al. 2022, section 5).
-_BELIEF_TRIALS = 10.0
+#: The user's belief counts in full until there are so many results, then ever less: ten, as in piBO's experiments with
+#: budgets of a hundred (Hvarfner et al. 2022, section 5).
+_BELIEF_RESULTS = 10.0
 
 #: Name of a model -> its hyperparameters (k, d + 2), and the number of results when they were fitted.
 Fits = Mapping[str, tuple[np.ndarray, int]]
@@ -62,7 +64,6 @@ class Request:
     seed: int
     n_trials: int | None = None  #: the budget
     fits: Fits = field(default_factory=dict)  #: by earlier suggestions
-    belief: Belief | None = None  #: the user's, at full strength
 
 
 @dataclass(frozen=True)
@@ -110,18 +111,17 @@ class _Model:
         terms: list[Term] = [*chances, *self._cost()]
         if self.feasible.any():
             terms.insert(0, goal.term)
-        if self.request.belief is not None:
-            terms.append(self.request.belief.at_strength(_BELIEF_TRIALS / len(self.o.x)))
         order = np.lexsort((goal.loss, ~self.feasible))
-        x, value = maximise(Worth(self.encoding, terms), self.encoding, self.x[order[:KNOWN]], self.rng, EFFORT)
-        chosen = self._first_new(x)
-        self.why["acquisition"] = float(value[chosen])
-        z = self.encoding.features(x[chosen][None])
+        worth = Worth(self.encoding, terms, belief(self.encoding, _BELIEF_RESULTS / len(self.o.x)))
+        candidates, _ = maximise(worth, self.encoding, self.x[order[:KNOWN]], self.rng, EFFORT)
+        x = self._first_new(candidates, worth)[None]
+        self.why["acquisition"] = float(worth.value(x)[0])
+        z = self.encoding.features(x)
         if chances:
             self.why["feasible"] = float(np.exp(sum(chance.value(z)[0] for chance in chances)))
         if goal.explain is not None:
             self.why |= goal.explain(z)
-        return Proposal(x[chosen], self.why, self.fits if self.is_new else {})
+        return Proposal(x[0], self.why, self.fits if self.is_new else {})
 
     # -- what a point may gain ---------------------------------------------------------------------------------------
 
@@ -130,10 +130,14 @@ class _Model:
         warp = half_rank(self.o.values[:, 0])
         model = self._fit("objective", self._mean(warp.y), self.repeats, DRAWS)
         loss = model.fitted.mean(axis=0)
-        best = model.fitted[:, self.feasible].min(axis=1, initial=np.inf)
+        reached = model.fitted
+        if self.encoding.pinned:  # to be improved on is what can be reached with the given parameters
+            reached, _ = model.predict(self.encoding.features(self.encoding.snap(self.x)))
+        best = reached[:, self.feasible].min(axis=1, initial=np.inf)
         if len(self.pending):
             model = model.given(self.pending)
-            if not self.o.constraint_names:  # else nobody knows whether a pending point will count
+            # With constraints nobody knows whether a pending point will count.
+            if not self.o.constraint_names and not self.encoding.pinned:
                 best = np.minimum(best, model.fitted[:, len(loss) :].min(axis=1))
 
         def explain(z: np.ndarray) -> dict[str, Any]:
@@ -229,10 +233,18 @@ class _Model:
         """The means (n,) over the trials at each distinct point."""
         return np.bincount(self.owner, of_trials) / self.repeats
 
-    def _first_new(self, x: np.ndarray) -> int:
-        """The first of the candidates `x` that was not tried and is not under evaluation; 0 when there is none."""
+    def _first_new(self, candidates: np.ndarray, worth: Worth) -> np.ndarray:
+        """The first of the candidates, or else the best of a new pool, that was not tried and is not under evaluation.
+
+        In a space where everything was tried it is the first candidate.
+        """
         tried = {place.tobytes() for place in _places(np.concatenate([self.o.x, self.o.failed, self.o.pending]))}
-        return next((i for i, place in enumerate(_places(x)) if place.tobytes() not in tried), 0)
+        new = [place.tobytes() not in tried for place in _places(candidates)]
+        if any(new):
+            return candidates[new.index(True)]
+        pool = self.encoding.snap(self.rng.random((EFFORT.pool, self.encoding.d)))
+        pool = pool[[place.tobytes() not in tried for place in _places(pool)]]
+        return pool[worth.value(pool).argmax()] if len(pool) else candidates[0]
 
 
 @dataclass(frozen=True)
@@ -248,16 +260,36 @@ def design(encoding: Encoding, number: int, seed: int) -> np.ndarray:
     """Point `number` (d,) of a design that fills the space: the middle first, then a low-discrepancy sequence.
 
     The sequence steps by powers of the generalised golden ratio, the real root of g^(d+1) = g + 1, from a random start
-    (Roberts 2018, The unreasonable effectiveness of quasirandom sequences).
+    (Roberts 2018, The unreasonable effectiveness of quasirandom sequences). Where the user has a belief, the first
+    point is what is believed best, and every other one is drawn from the belief.
     """
     d = encoding.d
     if number == 0:
-        return encoding.snap(np.full((1, d), 0.5))[0]
-    ratio = 2.0
-    for _ in range(40):
-        ratio = (1.0 + ratio) ** (1.0 / (d + 1))
-    start = np.random.default_rng(derived_seed("design", seed)).random(d)
-    return encoding.snap(((start + number * ratio ** -np.arange(1.0, d + 1)) % 1.0)[None])[0]
+        u = np.full(d, 0.5)
+    else:
+        ratio = 2.0
+        for _ in range(40):
+            ratio = (1.0 + ratio) ** (1.0 / (d + 1))
+        start = np.random.default_rng(derived_seed("design", seed)).random(d)
+        u = (start + number * ratio ** -np.arange(1.0, d + 1)) % 1.0
+    if number % 2 == 0:
+        u = np.array([_believed(domain, share) for domain, share in zip(encoding.domains, u.tolist(), strict=True)])
+    return encoding.snap(u[None])[0]
+
+
+def _believed(domain: Any, u: float) -> float:
+    """The coordinate at quantile `u` of the user's belief; `u` itself without one. The most probable choice at 0.5."""
+    prior = getattr(domain, "prior", None)
+    if prior is None:
+        return u
+    if hasattr(domain, "choices"):
+        weights = np.array(prior, dtype=float)
+        ranked = np.argsort(weights, kind="stable")
+        order = np.concatenate([ranked[::2], ranked[1::2][::-1]])  # the largest in the middle of the cumulated weights
+        place = int(np.searchsorted(np.cumsum(weights[order]) / weights.sum(), u))
+        return (float(order[min(place, len(order) - 1)]) + 0.5) / len(order)
+    value, spread = prior
+    return float(np.clip(unit(domain, value) + spread * ndtri(np.clip(u, 0.01, 0.99)), 0.0, 1.0))
 
 
 def _places(x: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def make_sampler(
     space: Space | None,
     directions: Sequence[str],
     n_trials: int | None = None,
-    context: Context = Context(),  # noqa: B008  (frozen)
+    context: Context = Context(),
 ) -> BaseSampler:
     """A fresh sampler for one suggestion; for "auto" our own `BayesianSampler`, which is good for all of them.
 
@@ -125,9 +125,9 @@ def reseed(sampler: BaseSampler, seed: int) -> None:
     """Set every random state of `sampler`, and of the samplers inside it, to a seed derived from `seed`.
 
     (Optuna's own `reseed_rng` draws the new seed from the operating system.) Found are our own sampler's seed, and
-    attributes that are Optuna's LazyRandomState, NumPy's RandomState or Generator, or `random.Random`. A sampler that keeps randomness elsewhere
-    (a scrambled QMCSampler without a seed, an own class in an own object) must be given its seed by whoever makes it,
-    and what a sampler learnt in another study stays in it.
+    attributes that are Optuna's LazyRandomState, NumPy's RandomState or Generator, or `random.Random`. A sampler that
+    keeps randomness elsewhere (a scrambled QMCSampler without a seed, an own class in an own object) must be given its
+    seed by whoever makes it, and what a sampler learnt in another study stays in it.
     """
     if isinstance(sampler, BayesianSampler):
         sampler._seed = seed

@@ -58,10 +58,10 @@ def suggest(
         GridExhausted: sampler "grid" has no point left.
     """
     space = space if space is not None else history.space
-    fixed = _checked(fixed or {}, space)
     trial = blank_trial(number, TrialState.RUNNING)
-    if fixed:
-        trial.system_attrs["fixed_params"] = fixed
+    if fixed is not None:
+        trial.system_attrs["fixed_params"] = dict(fixed)
+    fixed = _checked(fixed or {}, space)
     draft = Draft(history, trial)
     study = draft.study()
     if not isinstance(sampler, BayesianSampler):

@@ -13,13 +13,14 @@ divided by the cost, times the user's belief.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from automl.search.acquisition import Gradients, log_expected_improvement, log_probability_below
+from automl.search.cube import unit
 from automl.search.encoding import Encoding
 from automl.search.pareto import LogHypervolumeImprovement
 
@@ -100,47 +101,74 @@ class Hypervolume:
         return value, gradient + np.einsum("mo,omp->mp", by_sd, sd_slopes)
 
 
+#: The density of the user's belief is nowhere below this share of its highest.
+_DOUBT = 0.05
+
+
 @dataclass(frozen=True)
 class Belief:
-    """The user's guess where the optimum is: normal in numbers, weights of choices; `strength` falls as trials come.
+    """Where the user believes the optimum to be: normal in numbers, weights of choices, and a doubt everywhere.
 
-    `centre`, `precision`, `linear`: (p,). Source: Hvarfner et al. 2022, 2204.11051 (piBO), equation 6.
+    `centre` and `precision` (d,) of numbers; `weights`: the logs of each choice's weight, by column. The `strength`
+    falls as results come, and the doubt is a floor under what is thought impossible, so that a wrong belief is
+    forgotten soon, however firm it was. Source: Hvarfner et al. 2022, 2204.11051 (piBO), equation 6; the floor is ours.
     """
 
     centre: np.ndarray
     precision: np.ndarray
-    linear: np.ndarray
+    weights: Mapping[int, np.ndarray]
     strength: float
 
-    def at_strength(self, strength: float) -> Belief:
-        """The same belief, believed more or less."""
-        return replace(self, strength=strength)
+    def value_and_gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) and (m, d) at points (m, d); an inactive parameter says nothing."""
+        away = np.nan_to_num(x - self.centre)
+        log_density = -0.5 * (away * away) @ self.precision
+        for j, weights in self.weights.items():
+            active = ~np.isnan(x[:, j])
+            log_density[active] += weights[(x[active, j] * len(weights)).astype(int)]
+        density = np.exp(log_density)
+        share = self.strength * density / (density + _DOUBT)
+        return self.strength * np.log(density + _DOUBT), -share[:, None] * away * self.precision
 
-    def value(self, z: np.ndarray) -> np.ndarray:
-        away = z - self.centre
-        return self.strength * (z @ self.linear - 0.5 * (away * away) @ self.precision)
 
-    def value_and_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        slope = self.strength * (self.linear - (z - self.centre) * self.precision)
-        return self.value(z), slope
+def belief(encoding: Encoding, strength: float) -> Belief | None:
+    """The belief that the `prior`s of declared parameters make together; None when there is none."""
+    centre, precision = np.zeros((2, encoding.d))
+    weights: dict[int, np.ndarray] = {}
+    for j, domain in enumerate(encoding.domains):
+        prior = getattr(domain, "prior", None)
+        if prior is None:
+            continue
+        if encoding.is_category[j]:
+            weights[j] = np.log(np.array(prior, dtype=float) / max(prior))
+        else:
+            value, spread = prior
+            centre[j], precision[j] = unit(domain, value), 1.0 / spread**2
+    return Belief(centre, precision, weights, strength) if weights or precision.any() else None
 
 
 @dataclass(frozen=True)
 class Worth:
-    """The sum of `terms` over the points of a space: an `optimize.Acquisition`."""
+    """The sum of `terms`, and of the user's belief, over the points of a space: an `optimize.Acquisition`."""
 
     encoding: Encoding
     terms: Sequence[Term]
+    belief: Belief | None = None
 
     def value(self, x: np.ndarray) -> np.ndarray:
         z = self.encoding.features(x)
-        return np.sum([term.value(z) for term in self.terms], axis=0)
+        value = np.sum([term.value(z) for term in self.terms], axis=0)
+        return value if self.belief is None else value + self.belief.value_and_gradient(x)[0]
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         z = self.encoding.features(x)
         found = [term.value_and_gradient(z) for term in self.terms]
-        slope = np.sum([gradient for _, gradient in found], axis=0)
-        return np.sum([value for value, _ in found], axis=0), slope[:, self.encoding.first_feature]
+        value = np.sum([value for value, _ in found], axis=0)
+        gradient = np.sum([slope for _, slope in found], axis=0)[:, self.encoding.first_feature]
+        if self.belief is not None:
+            more, slope = self.belief.value_and_gradient(x)
+            value, gradient = value + more, gradient + slope
+        return value, gradient
 
 
 def _log_mean(values: np.ndarray) -> np.ndarray:

@@ -45,6 +45,18 @@ def test_a_trial_that_comes_again_replaces_itself():
     assert history.study().best_params == {"x": 0.5}
 
 
+def test_what_is_handed_in_again_is_shown_as_the_same_object():
+    """Samplers know by that what they have read already."""
+    history = History(["minimize"], "study", SPACE)
+    trials = [frozen(0, point(0.5), values=[2]), frozen(1, point(0.2), state=TrialState.RUNNING)]
+    history.update(trials)
+    before = list(history.study().get_trials(deepcopy=False))
+    history.update([trials[0], frozen(1, point(0.2), values=[3])])
+    after = list(history.study().get_trials(deepcopy=False))
+    assert after[0] is before[0]
+    assert after[1] is not before[1] and after[1].value == 3
+
+
 def test_a_waiting_suggestion_is_shown_as_running_and_one_that_is_not_ready_stays_hidden():
     history = History(["minimize"], "study", SPACE)
     history.update([frozen(0, point(0.5), state=TrialState.WAITING), frozen(3, state=TrialState.WAITING)])

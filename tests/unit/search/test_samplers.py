@@ -10,10 +10,10 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from automl.declaration import Choice, Float, Int, Space
+from automl.declaration import Choice, Fidelity, Float, Int, Space
 from automl.errors import InvalidInput
-from automl.search import SkoptSampler, make_sampler, reseed
-from automl.search.samplers import MAX_GP_TRIALS, ContinuousGPSampler
+from automl.search import BayesianSampler, History, SkoptSampler, make_sampler, reseed, samplers, suggest
+from automl.search.samplers import Context, ContinuousGPSampler
 from tests.unit.search.trials import MIXED, NUMBERS, search, spread
 
 ONE = ("minimize",)
@@ -24,21 +24,32 @@ def made(choice, space=NUMBERS, directions=ONE, **options):
     return make_sampler(choice, seed=0, space=space, directions=directions, **options)
 
 
-@pytest.mark.parametrize(
-    ("space", "directions", "n_finished", "kind"),
-    [
-        (NUMBERS, ONE, 0, optuna.samplers.GPSampler),
-        (NUMBERS, ONE, MAX_GP_TRIALS, optuna.samplers.GPSampler),
-        (NUMBERS, ONE, MAX_GP_TRIALS + 1, optuna.samplers.TPESampler),
-        (NUMBERS, TWO, 0, optuna.samplers.TPESampler),
-        (MIXED, ONE, 0, optuna.samplers.TPESampler),
-        (Space({"o": Choice("a", "b")}), ONE, 0, optuna.samplers.TPESampler),
-        (None, ONE, 0, optuna.samplers.TPESampler),
-        (None, TWO, 0, optuna.samplers.TPESampler),
-    ],
-)
-def test_auto_is_the_gaussian_process_where_it_is_at_home_and_tpe_elsewhere(space, directions, n_finished, kind):
-    assert isinstance(made("auto", space, directions, n_finished=n_finished), kind)
+@pytest.mark.parametrize(("space", "directions"), [(NUMBERS, ONE), (MIXED, TWO), (None, ONE), (None, TWO)])
+def test_auto_is_our_own_for_every_study(space, directions):
+    assert isinstance(made("auto", space, directions), BayesianSampler)
+
+
+def test_our_own_sampler_is_told_all_that_the_study_says(monkeypatch):
+    told = {}
+    monkeypatch.setattr(samplers, "BayesianSampler", lambda seed, **rest: told.update(seed=seed, **rest))
+    context = Context(Fidelity("epoch", max=9), "seconds", 0.1, ("a source",))
+    make_sampler("auto", seed=7, space=MIXED, directions=ONE, n_trials=40, context=context)
+    assert told == {
+        "seed": 7,
+        "space": MIXED,
+        "n_trials": 40,
+        "fidelity": Fidelity("epoch", max=9),
+        "cost": "seconds",
+        "margin": 0.1,
+        "sources": ("a source",),
+    }
+
+
+def test_a_sampler_of_ours_that_somebody_made_gets_the_seed_of_the_study():
+    first, again = made(BayesianSampler()), made(BayesianSampler())
+    history = History(["minimize"], "study", NUMBERS)
+    suggestions = [suggest(history, 3, sampler, 99).params for sampler in (first, again)]
+    assert suggestions[0] == suggestions[1]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from automl.declaration import Choice, Float, Int, Space
 from automl.errors import InvalidInput
-from automl.search import History, SkoptSampler, suggest, to_distributions
+from automl.search import BayesianSampler, History, SkoptSampler, suggest, to_distributions
 from automl.search.history import STUDY_ATTRS
 from tests.unit.search.trials import MIXED, NUMBERS, frozen, search, spread
 
@@ -47,7 +47,10 @@ SAMPLERS = {
 
 
 def suggested(history, sampler, number, **options):
-    return suggest(history, number, sampler, 3, n_trials=16, **options)
+    """The suggestion, without the time that it took."""
+    suggestion = suggest(history, number, sampler, 3, n_trials=16, **options)
+    suggestion.system_attrs.get("automl:why", {}).pop("ms", None)
+    return suggestion
 
 
 @pytest.mark.parametrize("space", [NUMBERS, MIXED], ids=["numbers", "mixed"])
@@ -155,13 +158,56 @@ def test_nor_do_several_metrics(sampler, objective):
 def test_fixed_values_win_and_the_rest_follows_them():
     history = History(["minimize"], "study", MIXED)
     history.update(search("tpe", MIXED, spread, 12))
-    for sampler in ("tpe", "gp", "skopt", "random", "grid"):
+    for sampler in ("auto", "tpe", "gp", "skopt", "random", "grid"):
         fixed = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.1 + 0.2, "blocks": 1, "skip": True}
         params = suggest(history, 12, sampler, 0, fixed=fixed).params
         assert params.items() >= {"optimizer": "sgd", "lr": 0.05, "blocks": 1}.items()
         assert params["momentum"] == pytest.approx(0.3)
         assert "skip" not in params  # blocks=1 switches it off
         assert MIXED.check(params)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "random"])
+def test_a_fixed_parent_switches_its_children_on(sampler):
+    history = History(["minimize"], "study", MIXED)
+    history.update(search("random", MIXED, spread, 12))
+    for number in range(12, 16):
+        suggestion = suggest(history, number, sampler, 0, fixed={"optimizer": "sgd", "blocks": 3})
+        assert suggestion.params.keys() == set(MIXED)
+        assert MIXED.check(suggestion.params)
+        assert suggestion.system_attrs["fixed_params"] == {"optimizer": "sgd", "blocks": 3}
+    without = suggest(history, 16, sampler, 0, fixed={"optimizer": "adamw", "blocks": 1}).params
+    assert without.keys() == set(MIXED) - {"momentum", "skip"}
+
+
+def test_a_sampler_knows_the_fixed_values_before_it_chooses_the_others():
+    class Spy(optuna.samplers.RandomSampler):
+        def sample_relative(self, study, trial, search_space):
+            seen.append(trial.system_attrs.get("fixed_params"))
+            return super().sample_relative(study, trial, search_space)
+
+    seen = []
+    history = History(["minimize"], "study", NUMBERS)
+    suggest(history, 0, Spy(), 0, fixed={"x": 1.0})
+    assert "fixed_params" not in suggest(history, 0, Spy(), 0).system_attrs
+    assert seen == [{"x": 1.0}, None]
+
+
+def test_our_own_sampler_is_used_as_it_is_and_others_are_copied():
+    class Ours(BayesianSampler):
+        def sample_relative(self, study, trial, search_space):
+            used.append(self)
+            return {}
+
+    class Theirs(optuna.samplers.RandomSampler):
+        sample_relative = Ours.sample_relative
+
+    history = History(["minimize"], "study", NUMBERS)
+    for made in (Ours(0, space=NUMBERS), Theirs()):
+        used = []
+        for number in range(2):
+            suggest(history, number, made, 0)
+        assert [sampler is made for sampler in used] == [isinstance(made, Ours)] * 2
 
 
 @pytest.mark.parametrize(
