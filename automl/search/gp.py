@@ -1,4 +1,4 @@
-"""Exact Gaussian-process regression with a Matern-5/2 kernel, fitted by gradients.
+"""Exact Gaussian-process regression, a linear trend and a Matern-5/2 kernel, fitted by gradients.
 
 | symbol | shape    | meaning                                                                           |
 |--------|----------|-----------------------------------------------------------------------------------|
@@ -7,16 +7,21 @@
 | y      | (n,)     | targets, of mean 0 and standard deviation 1; small is good                        |
 | repeats| (n,)     | how many measurements each target is the mean of                                  |
 | l      | (d,)     | lengthscale of each parameter, shared by its features                             |
+| a      | (n, p)   | scaled features (z - 1/2) / l                                                     |
+| t      |          | variance of the trend's slopes, in units of a                                     |
 | s      |          | signal variance                                                                   |
 | v      |          | noise variance of one measurement                                                 |
-| r      | (n, n)   | distances, r_ab = || (z_a - z_b) / l ||                                           |
-| K      | (n, n)   | s (1 + sqrt5 r + 5/3 r^2) exp(-sqrt5 r)                                           |
+| r      | (n, n)   | distances, r_ij = || a_i - a_j ||                                                 |
+| K      | (n, n)   | t a_i . a_j + s (1 + sqrt5 r + 5/3 r^2) exp(-sqrt5 r)                             |
 | L      | (n, n)   | Cholesky factor of C = K + diag(v / repeats)                                      |
-| theta  | (d + 2,) | (log l_1, ..., log l_d, log s, log v)                                             |
+| theta  | (d + 3,) | (log l_1, ..., log l_d, log t, log s, log v)                                      |
 
-Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1 and equation 5.9. The
-gradient for all lengthscales together costs one matrix product: the sum over pairs of G_ab (z_aj - z_bj)^2 equals
-2 sum_a z_aj^2 (G 1)_a - 2 sum_a z_aj (G z_j)_a, so no (n, n, d) tensor of differences is ever made.
+The trend is what extrapolates: most of what hyperparameters do is a slope in one of them, which a stationary kernel
+forgets a lengthscale away from the data. It costs nothing, its products are needed for the distances.
+
+Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1, sections 2.7 and 5.4.
+The gradient for all lengthscales together costs one matrix product: the sum over pairs of G_ij (a_ik - a_jk)^2 equals
+2 sum_i a_ik^2 (G 1)_i - 2 sum_i a_ik (G a_k)_i, so no (n, n, d) tensor of differences is ever made.
 """
 
 from __future__ import annotations
@@ -33,19 +38,22 @@ _SQRT5 = np.sqrt(5.0)
 _JITTER = 1e-6
 #: Variances are not below this: the difference that makes them has lost its digits there.
 _LEAST_VARIANCE = 1e-10
-#: Bounds of log l, log s and log v.
-_LENGTH_BOUNDS, _SIGNAL_BOUNDS, _NOISE_BOUNDS = (-4.0, 6.0), (-4.0, 4.0), (-13.0, 1.0)
+#: Hyperparameters that are not lengthscales: log t, log s and log v.
+N_VARIANCES = 3
+#: Bounds of log l, log t, log s and log v.
+_LENGTH_BOUNDS, _TREND_BOUNDS, _SIGNAL_BOUNDS, _NOISE_BOUNDS = (-4.0, 6.0), (-8.0, 3.0), (-4.0, 4.0), (-13.0, 1.0)
 #: The least curvature of the posterior that a draw believes in: a standard deviation of 2 on the log scale.
 _LEAST_CURVATURE = 0.25
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known before the first result. Densities of l, s and v:
+    """What is known before the first result. Densities of l, t, s and v:
 
     - log l: exp(-stiffness (e^(2 a) + e^(-shortness a))) with a = log l - centre: nearly flat where l is between a
       third of exp(centre) and three times that, steep above, where a parameter would not matter anyhow, and a gentle
       slope below. A steep one has a sharp minimum taken for noise (docs/log.md).
+    - log t: normal around `trend` with deviation 1: some trend, of less than the targets' variance.
     - s: Gamma(2, 1), since targets have variance 1.
     - v: Gamma(1.1, noise_rate), small unless the data insist.
 
@@ -55,22 +63,24 @@ class Prior:
     centre: float = 0.0
     stiffness: float = 0.1
     shortness: float = 1.0
+    trend: float = -2.0
     noise_rate: float = 30.0
 
     def start(self, d: int) -> np.ndarray:
-        """Where a fit begins (d + 2,)."""
-        return np.concatenate([np.full(d, self.centre), [0.0, -4.0]])
+        """Where a fit begins (d + 3,)."""
+        return np.concatenate([np.full(d, self.centre), [self.trend, 0.0, -4.0]])
 
     def penalty(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Minus the log density at `theta` (d + 2,), up to a constant, and its gradient."""
-        away = theta[:-2] - self.centre
+        """Minus the log density at `theta` (d + 3,), up to a constant, and its gradient."""
+        away = theta[:-3] - self.centre
         long, short = np.exp(2.0 * away), np.exp(-self.shortness * away)
+        steeper = theta[-3] - self.trend
         signal, noise = np.exp(theta[-2:])
-        value = self.stiffness * float((long + short).sum()) + signal - theta[-2]
+        value = self.stiffness * float((long + short).sum()) + 0.5 * steeper * steeper + signal - theta[-2]
         value += self.noise_rate * noise - 0.1 * theta[-1]
         slope = np.empty_like(theta)
-        slope[:-2] = self.stiffness * (2.0 * long - self.shortness * short)
-        slope[-2:] = signal - 1.0, self.noise_rate * noise - 0.1
+        slope[:-3] = self.stiffness * (2.0 * long - self.shortness * short)
+        slope[-3:] = steeper, signal - 1.0, self.noise_rate * noise - 0.1
         return float(value), slope
 
 
@@ -89,16 +99,17 @@ class Data:
 
 
 def negative_log_posterior(theta: np.ndarray, data: Data, prior: Prior) -> tuple[float, np.ndarray]:
-    """Minus the log of likelihood times prior at `theta` (d + 2,), up to a constant, and its gradient."""
-    n, d = len(data.y), len(theta) - 2
-    a = data.z * np.exp(-theta[data.group])
-    signal, noise = np.exp(theta[d]), np.exp(theta[d + 1])
-    r2 = _square_distances(a, a)
-    np.fill_diagonal(r2, 0.0)
+    """Minus the log of likelihood times prior at `theta` (d + 3,), up to a constant, and its gradient."""
+    n, d = len(data.y), len(theta) - N_VARIANCES
+    a = (data.z - 0.5) * np.exp(-theta[data.group])
+    trend, signal, noise = np.exp(theta[d:])
+    products = a @ a.T
+    squares = np.diagonal(products)
+    r2 = np.maximum(squares[:, None] + squares - 2.0 * products, 0.0)
     r = np.sqrt(r2) * _SQRT5
     slope = (signal * 5.0 / 6.0) * (1.0 + r) * np.exp(-r)  # -dK / d(r^2)
     kernel = 1.2 * slope + (2.0 * r2) * (slope / (1.0 + r))
-    covariance = kernel.copy()
+    covariance = kernel + trend * products
     covariance.flat[:: n + 1] += noise / data.repeats + _JITTER
     factor, failed = lapack.dpotrf(covariance, lower=1, overwrite_a=1)
     if failed:
@@ -110,34 +121,38 @@ def negative_log_posterior(theta: np.ndarray, data: Data, prior: Prior) -> tuple
     loss = 0.5 * float(data.y @ alpha) + log_det
     weight = inverse - np.outer(alpha, alpha)
     gradient = np.empty_like(theta)
-    gradient[d] = 0.5 * float(np.vdot(weight, kernel))
-    gradient[d + 1] = 0.5 * noise * float((weight.flat[:: n + 1] / data.repeats).sum())
+    gradient[d] = 0.5 * trend * float(np.vdot(weight, products))
+    gradient[d + 1] = 0.5 * float(np.vdot(weight, kernel))
+    gradient[d + 2] = 0.5 * noise * float((weight.flat[:: n + 1] / data.repeats).sum())
     slope *= weight
-    by_feature = 2.0 * ((a * a * slope.sum(axis=1)[:, None]).sum(axis=0) - (a * (slope @ a)).sum(axis=0))
+    slope *= 2.0
+    by_feature = (a * a * slope.sum(axis=1)[:, None]).sum(axis=0)
+    slope += trend * weight
+    by_feature -= (a * (slope @ a)).sum(axis=0)
     gradient[:d] = np.bincount(data.group, by_feature, minlength=d)
     penalty, penalty_slope = prior.penalty(theta)
     return loss + penalty, gradient + penalty_slope
 
 
 def fit(data: Data, prior: Prior, start: np.ndarray, max_iterations: int) -> np.ndarray:
-    """The most probable theta (d + 2,), by L-BFGS from `start`."""
+    """The most probable theta (d + 3,), by L-BFGS from `start`."""
     found = minimize(
         negative_log_posterior,
         start,
         (data, prior),
         jac=True,
         method="L-BFGS-B",
-        bounds=_bounds(len(start) - 2),
+        bounds=_bounds(len(start) - N_VARIANCES),
         options={"maxiter": max_iterations},
     )
     return np.asarray(found.x)
 
 
 def draw(theta: np.ndarray, data: Data, prior: Prior, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` draws (n, d + 2) of the hyperparameters from Laplace's approximation around the mode `theta`.
+    """`n` draws (n, d + 3) of the hyperparameters from Laplace's approximation around the mode `theta`.
 
     Averaging over them is what keeps the model honest while there are few points (Snoek et al. 2012, 1206.2944,
-    section 3.2). The curvature comes from differences of the gradient, d + 2 evaluations.
+    section 3.2). The curvature comes from differences of the gradient, d + 3 evaluations.
     """
     step = 1e-3
     slope = negative_log_posterior(theta, data, prior)[1]
@@ -146,12 +161,12 @@ def draw(theta: np.ndarray, data: Data, prior: Prior, n: int, rng: np.random.Gen
     )
     curvature, axes = np.linalg.eigh(0.5 * (hessian + hessian.T))
     scale = axes / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE))
-    low, high = np.array(_bounds(len(theta) - 2)).T
+    low, high = np.array(_bounds(len(theta) - N_VARIANCES)).T
     return np.clip(theta + rng.standard_normal((n, len(theta))) @ scale.T, low, high)
 
 
 class GaussianProcess:
-    """The posterior at k draws of the hyperparameters (k, d + 2): a surrogate.
+    """The posterior at k draws of the hyperparameters (k, d + 3): a surrogate.
 
     `fitted` (k, n): the posterior means at the observed points.
     """
@@ -159,12 +174,13 @@ class GaussianProcess:
     def __init__(self, data: Data, thetas: np.ndarray):
         n = len(data.y)
         self._inverse_lengths = np.exp(-thetas[:, None, data.group])  # (k, 1, p)
+        self._trend = np.exp(thetas[:, -3])[:, None, None]
         self._signal = np.exp(thetas[:, -2])[:, None, None]
         noise = np.exp(thetas[:, -1])
         self._noise = noise + _JITTER
-        self._a = data.z * self._inverse_lengths  # (k, n, p)
+        self._a = self._scaled(data.z)  # (k, n, p)
         self._a2 = np.einsum("knp,knp->kn", self._a, self._a)[:, None]
-        kernel = self._matern(self._square_distances(self._a))
+        kernel = self._kernel(self._a)
         covariance = kernel.copy()
         covariance[:, np.arange(n), np.arange(n)] += noise[:, None] / data.repeats + _JITTER
         self._inverse_factor = np.array([_inverse_factor(c) for c in covariance])  # (k, n, n)
@@ -179,18 +195,17 @@ class GaussianProcess:
         in Gaussian Process Bandit Optimization, section 4.1.
         """
         (k, n, _), q = self._a.shape, len(z)
-        b = z * self._inverse_lengths
-        cross = self._matern(self._square_distances(b))  # (k, q, n)
+        b = self._scaled(z)
+        posterior = copy.copy(self)
+        posterior._a = b
+        posterior._a2 = np.einsum("kqp,kqp->kq", b, b)[:, None]
+        cross = self._kernel(b)  # (k, q, n)
         rows = cross @ self._inverse_factor.transpose(0, 2, 1)  # what is appended to L
-        own = b - b.mean(axis=1, keepdims=True)
-        squares = np.einsum("kqp,kqp->kq", own, own)
-        distances = squares[:, :, None] + squares[:, None] - 2.0 * (own @ own.transpose(0, 2, 1))
-        covariance = self._matern(np.maximum(distances, 0.0)) - rows @ rows.transpose(0, 2, 1)
+        covariance = posterior._kernel(b) - rows @ rows.transpose(0, 2, 1)
         covariance[:, np.arange(q), np.arange(q)] += self._noise[:, None]
         inverse = np.array([_inverse_factor(c) for c in covariance])
-        posterior = copy.copy(self)
         posterior._a = np.concatenate([self._a, b], axis=1)
-        posterior._a2 = np.einsum("knp,knp->kn", posterior._a, posterior._a)[:, None]
+        posterior._a2 = np.concatenate([self._a2, posterior._a2], axis=2)
         posterior._alpha = np.concatenate([self._alpha, np.zeros((k, q, 1))], axis=1)
         posterior._inverse_factor = np.zeros((k, n + q, n + q))
         posterior._inverse_factor[:, :n, :n] = self._inverse_factor
@@ -201,33 +216,46 @@ class GaussianProcess:
 
     def predict(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (k, m) of the function, without noise, at features `z` (m, p)."""
-        kernel = self._matern(self._square_distances(z * self._inverse_lengths))
+        b = self._scaled(z)
+        kernel = self._kernel(b)
         whitened = kernel @ self._inverse_factor.transpose(0, 2, 1)
-        return (kernel @ self._alpha)[..., 0], self._sd(whitened)
+        return (kernel @ self._alpha)[..., 0], self._sd(b, whitened)
 
     def predict_with_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """`predict`, and the gradients of mean and standard deviation with respect to z, (k, m, p) each."""
-        b = z * self._inverse_lengths
-        r2 = self._square_distances(b)
+        b = self._scaled(z)
+        products, r2 = self._products_and_squares(b)
         r = np.sqrt(r2) * _SQRT5
-        slope = (self._signal * (-5.0 / 3.0)) * ((1.0 + r) * np.exp(-r))  # (k, m, n): dk/db = slope (b - a)
-        kernel = self._matern(r2)
+        # (k, m, n): the Matern part's derivative with respect to b is slope (b - a), the trend's is t a.
+        slope = (self._signal * (-5.0 / 3.0)) * ((1.0 + r) * np.exp(-r))
+        kernel = self._matern(r2) + self._trend * products
         whitened = kernel @ self._inverse_factor.transpose(0, 2, 1)
-        sd = self._sd(whitened)
-        by_mean = slope * self._alpha.transpose(0, 2, 1)
-        by_variance = slope * (whitened @ self._inverse_factor)  # of half of the variance, negated
-        mean_slope = by_mean.sum(axis=2)[..., None] * b - by_mean @ self._a
-        sd_slope = (by_variance @ self._a - by_variance.sum(axis=2)[..., None] * b) / sd[..., None]
+        sd = self._sd(b, whitened)
+        alpha = self._alpha.transpose(0, 2, 1)
+        pull = whitened @ self._inverse_factor  # (k, m, n) kernel C^-1
+        mean_slope = (slope * alpha).sum(axis=2)[..., None] * b - ((slope - self._trend) * alpha) @ self._a
+        # Of half of the variance.
+        own = self._trend - (slope * pull).sum(axis=2)[..., None]
+        variance_slope = own * b + ((slope - self._trend) * pull) @ self._a
         mean = (kernel @ self._alpha)[..., 0]
-        return mean, sd, mean_slope * self._inverse_lengths, sd_slope * self._inverse_lengths
+        return mean, sd, mean_slope * self._inverse_lengths, variance_slope / sd[..., None] * self._inverse_lengths
 
-    def _square_distances(self, b: np.ndarray) -> np.ndarray:
-        """(k, m, n) between scaled features `b` (k, m, p) and those of the observed points."""
-        squares = b @ self._a.transpose(0, 2, 1)
-        squares *= -2.0
+    def _scaled(self, z: np.ndarray) -> np.ndarray:
+        return np.asarray((z - 0.5) * self._inverse_lengths)
+
+    def _products_and_squares(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inner products and squared distances (k, m, n) of scaled features `b` (k, m, p) and the observed ones."""
+        products = b @ self._a.transpose(0, 2, 1)
+        squares = -2.0 * products
         squares += np.einsum("kmp,kmp->km", b, b)[..., None]
         squares += self._a2
-        return np.maximum(squares, 0.0, out=squares)
+        return products, np.maximum(squares, 0.0, out=squares)
+
+    def _kernel(self, b: np.ndarray) -> np.ndarray:
+        products, r2 = self._products_and_squares(b)
+        products *= self._trend
+        products += self._matern(r2)
+        return products
 
     def _matern(self, r2: np.ndarray) -> np.ndarray:
         r = np.sqrt(r2)
@@ -240,9 +268,10 @@ class GaussianProcess:
         kernel *= np.exp(r, out=r)
         return kernel
 
-    def _sd(self, whitened: np.ndarray) -> np.ndarray:
-        explained = np.einsum("kmn,kmn->km", whitened, whitened)
-        return np.sqrt(np.maximum(self._signal[..., 0] - explained, _LEAST_VARIANCE))
+    def _sd(self, b: np.ndarray, whitened: np.ndarray) -> np.ndarray:
+        variance = self._signal[..., 0] + self._trend[..., 0] * np.einsum("kmp,kmp->km", b, b)
+        variance -= np.einsum("kmn,kmn->km", whitened, whitened)
+        return np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
 
 
 def _inverse_factor(covariance: np.ndarray) -> np.ndarray:
@@ -251,9 +280,4 @@ def _inverse_factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _bounds(d: int) -> list[tuple[float, float]]:
-    return [_LENGTH_BOUNDS] * d + [_SIGNAL_BOUNDS, _NOISE_BOUNDS]
-
-
-def _square_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    squares = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b) - 2.0 * (a @ b.T)
-    return np.maximum(squares, 0.0, out=squares)
+    return [_LENGTH_BOUNDS] * d + [_TREND_BOUNDS, _SIGNAL_BOUNDS, _NOISE_BOUNDS]

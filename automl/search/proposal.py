@@ -5,7 +5,7 @@
 | x      | (n, d)   | distinct points with a result                                             |
 | y      | (n,)     | their targets, standardised, small is good; means where a point has more  |
 | z      | (n, p)   | their features                                                            |
-| thetas | (k, d+2) | draws of a model's hyperparameters                                        |
+| thetas | (k, d+3) | draws of a model's hyperparameters                                        |
 
 Everything here is a pure function of its arguments: the randomness comes from the seed and the trial's number, and the
 hyperparameters of earlier fits come from the trials that they were noted in.
@@ -38,8 +38,9 @@ from automl.search.warping import half_rank, standardise
 
 #: Results before a model is asked: fewer say less than a point in an empty corner.
 STARTUP_RESULTS = 5
-#: Draws of the objective's hyperparameters, the most probable ones among them.
-DRAWS = 4
+#: Draws of the objective's hyperparameters, the most probable ones among them: many while there are few results, which
+#: leave much open, and few when a draw is dear.
+MOST_DRAWS, FEWEST_DRAWS, DRAWS_TIMES_RESULTS = 16, 4, 400
 #: A model is fitted again when it has this many times the rows; in between its hyperparameters are as good as new ones.
 GROWTH = 1.05
 #: Good points around which the acquisition is searched.
@@ -52,7 +53,7 @@ _COLD_ITERATIONS, _WARM_ITERATIONS = 30, 15
 #: budgets of a hundred (Hvarfner et al. 2022, section 5).
 _BELIEF_RESULTS = 10.0
 
-#: Name of a model -> its hyperparameters (k, d + 2), and the number of results when they were fitted.
+#: Name of a model -> its hyperparameters (k, d + 3), and the number of results when they were fitted.
 Fits = Mapping[str, tuple[np.ndarray, int]]
 
 
@@ -128,7 +129,8 @@ class _Model:
     def _improvement(self) -> _Goal:
         """One metric: the expected improvement on the best posterior mean, which luck of a single result is not."""
         warp = half_rank(self.o.values[:, 0])
-        model = self._fit("objective", self._mean(warp.y), self.repeats, DRAWS)
+        draws = min(max(DRAWS_TIMES_RESULTS // len(self.x), FEWEST_DRAWS), MOST_DRAWS)
+        model = self._fit("objective", self._mean(warp.y), self.repeats, draws)
         loss = model.fitted.mean(axis=0)
         reached = model.fitted
         if self.encoding.pinned:  # to be improved on is what can be reached with the given parameters
@@ -219,7 +221,7 @@ class _Model:
         """The posterior at `draws` hyperparameters, fitted anew where the earlier fit has become too old."""
         n = len(self.o.x)
         thetas, fitted_at = self.request.fits.get(name, (np.empty((0, 0)), 0))
-        cold = thetas.shape != (draws, data.d + 2)  # never fitted, or in another space
+        cold = thetas.shape[1] != data.d + gp.N_VARIANCES  # never fitted, or in another space
         if cold or always or not fitted_at <= n <= GROWTH * fitted_at:
             start = PRIOR.start(data.d) if cold else thetas[0]
             theta = gp.fit(data, PRIOR, start, _COLD_ITERATIONS if cold or n < 30 else _WARM_ITERATIONS)[None]

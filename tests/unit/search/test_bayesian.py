@@ -90,12 +90,12 @@ def test_a_result_that_changes_afterwards_is_read_again():
 
 def test_conditions_that_nobody_declared_are_learnt():
     study = optuna.create_study(sampler=BayesianSampler(0))
-    study.optimize(tree, n_trials=45)
+    study.optimize(tree, n_trials=60)
     assert study.best_value < 0.1
-    late = study.trials[25:]
-    assert sum(trial.params["model"] == "linear" for trial in late) > len(late) / 3
-    # The branch's own parameter came from the model, not at random.
-    assert sorted(abs(math.log10(t.params["c"]) - 1.0) for t in late if "c" in t.params)[3] < 0.6
+    # The branch's own parameter came from the model: at random, its best of so few would be 0.2 away.
+    away = sorted(abs(math.log10(t.params["c"]) - 1.0) for t in study.trials[10:] if "c" in t.params)
+    assert away[0] < 0.05
+    assert away[len(away) // 2] < 1.8  # at random 2.2
 
 
 def test_maximising_is_minimising_the_negative():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern
 
 from automl.search import gp
 
 GROUP = np.array([0, 1, 1, 2])
-THETA = np.array([-0.4, 0.2, 0.5, 0.3, -3.0])
+THETA = np.array([-0.4, 0.2, 0.5, -1.0, 0.3, -3.0])
 
 
 @pytest.fixture
@@ -22,17 +22,22 @@ def data() -> gp.Data:
     return gp.Data(z, (y - y.mean()) / y.std(), GROUP, np.where(np.arange(12) % 3, 1.0, 4.0))
 
 
+def scaled(z: np.ndarray) -> np.ndarray:
+    return (z - 0.5) / np.exp(THETA[GROUP])
+
+
 def reference(data: gp.Data) -> GaussianProcessRegressor:
-    """The same model in scikit-learn: lengthscales by feature, the jitter and noise on the diagonal."""
-    kernel = ConstantKernel(np.exp(0.3)) * Matern(np.exp(THETA[GROUP]), nu=2.5)
+    """The same model in scikit-learn, over scaled features; jitter and noise on the diagonal."""
+    trend = ConstantKernel(np.exp(-1.0)) * DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
+    kernel = trend + ConstantKernel(np.exp(0.3)) * Matern(1.0, nu=2.5)
     noise = np.exp(-3.0) / data.repeats + 1e-6
-    return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(data.z, data.y)
+    return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(scaled(data.z), data.y)
 
 
 def test_the_posterior_is_that_of_scikit_learn(data):
     z = np.random.default_rng(2).random((7, 4))
     mean, sd = gp.GaussianProcess(data, THETA[None]).predict(z)
-    expected_mean, expected_sd = reference(data).predict(z, return_std=True)
+    expected_mean, expected_sd = reference(data).predict(scaled(z), return_std=True)
     np.testing.assert_allclose(mean[0], expected_mean, rtol=1e-7)
     np.testing.assert_allclose(sd[0], expected_sd, rtol=1e-6)
 
@@ -95,7 +100,7 @@ def test_draws_spread_where_the_data_say_little(data):
     prior = gp.Prior()
     theta = gp.fit(data, prior, prior.start(3), 50)
     draws = gp.draw(theta, data, prior, 200, np.random.default_rng(0))
-    assert draws.shape == (200, 5)
+    assert draws.shape == (200, 6)
     assert np.abs(draws.mean(axis=0) - theta).max() < 0.5
     many = gp.Data(np.tile(data.z, (8, 1)), np.tile(data.y, 8), GROUP, np.tile(data.repeats, 8))
     certain = gp.draw(gp.fit(many, prior, theta, 50), many, prior, 200, np.random.default_rng(0))
@@ -105,6 +110,6 @@ def test_draws_spread_where_the_data_say_little(data):
 def test_more_measurements_of_a_point_count_more():
     z = np.array([[0.5], [0.5]])
     data = gp.Data(z, np.array([1.0, -1.0]), np.array([0]), np.array([9.0, 1.0]))
-    theta = np.array([0.0, 0.0, 0.0])
+    theta = np.array([0.0, -8.0, 0.0, 0.0])
     mean, _ = gp.GaussianProcess(data, theta[None]).predict(z[:1])
     assert mean[0, 0] == pytest.approx(0.8 / (1.0 + 0.1), rel=0.01)  # weights 9 : 1, shrunk by a noise of 1 / 10
