@@ -1,4 +1,4 @@
-"""Exact Gaussian-process regression, a linear trend and a Matern-5/2 kernel, fitted by gradients.
+"""Exact Gaussian-process regression, a quadratic trend and a Matern-5/2 kernel, fitted by gradients.
 
 | symbol | shape    | meaning                                                                           |
 |--------|----------|-----------------------------------------------------------------------------------|
@@ -8,16 +8,18 @@
 | repeats| (n,)     | how many measurements each target is the mean of                                  |
 | l      | (d,)     | lengthscale of each parameter, shared by its features                             |
 | a      | (n, p)   | scaled features (z - 1/2) / l                                                     |
-| t      |          | variance of the trend's slopes, in units of a                                     |
+| t, c   |          | variances of the trend's slopes and of its curvatures, in units of a              |
+| q      | (n, n)   | inner products a_i . a_j                                                          |
 | s      |          | signal variance                                                                   |
 | v      |          | noise variance of one measurement                                                 |
 | r      | (n, n)   | distances, r_ij = || a_i - a_j ||                                                 |
-| K      | (n, n)   | t a_i . a_j + s (1 + sqrt5 r + 5/3 r^2) exp(-sqrt5 r)                             |
+| K      | (n, n)   | t q + c q^2 + s (1 + sqrt5 r + 5/3 r^2) exp(-sqrt5 r)                             |
 | L      | (n, n)   | Cholesky factor of C = K + diag(v / repeats)                                      |
-| theta  | (d + 3,) | (log l_1, ..., log l_d, log t, log s, log v)                                      |
+| theta  | (d + 4,) | (log l_1, ..., log l_d, log t, log c, log s, log v)                               |
 
-The trend is what extrapolates: most of what hyperparameters do is a slope in one of them, which a stationary kernel
-forgets a lengthscale away from the data. It costs nothing, its products are needed for the distances.
+The trend is what extrapolates: most of what hyperparameters do is a slope or a bowl in one or two of them, which a
+stationary kernel forgets a lengthscale away from the data. Halving the trials that a search needs (docs/log.md), it
+costs next to nothing: its products are needed for the distances anyhow.
 
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1, sections 2.7 and 5.4.
 The gradient for all lengthscales together costs one matrix product: the sum over pairs of G_ij (a_ik - a_jk)^2 equals
@@ -38,9 +40,9 @@ _SQRT5 = np.sqrt(5.0)
 _JITTER = 1e-6
 #: Variances are not below this: the difference that makes them has lost its digits there.
 _LEAST_VARIANCE = 1e-10
-#: Hyperparameters that are not lengthscales: log t, log s and log v.
-N_VARIANCES = 3
-#: Bounds of log l, log t, log s and log v.
+#: Hyperparameters that are not lengthscales: log t, log c, log s and log v.
+N_VARIANCES = 4
+#: Bounds of log l, of log t and log c, of log s and of log v.
 _LENGTH_BOUNDS, _TREND_BOUNDS, _SIGNAL_BOUNDS, _NOISE_BOUNDS = (-4.0, 6.0), (-8.0, 3.0), (-4.0, 4.0), (-13.0, 1.0)
 #: The least curvature of the posterior that a draw believes in: a standard deviation of 2 on the log scale.
 _LEAST_CURVATURE = 0.25
@@ -48,12 +50,12 @@ _LEAST_CURVATURE = 0.25
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known before the first result. Densities of l, t, s and v:
+    """What is known before the first result. Densities of l, t, c, s and v:
 
     - log l: exp(-stiffness (e^(2 a) + e^(-shortness a))) with a = log l - centre: nearly flat where l is between a
       third of exp(centre) and three times that, steep above, where a parameter would not matter anyhow, and a gentle
       slope below. A steep one has a sharp minimum taken for noise (docs/log.md).
-    - log t: normal around `trend` with deviation 1: some trend, of less than the targets' variance.
+    - log t and log c: normal around `slope` and `bend` with deviation 1: a trend of less than the targets' variance.
     - s: Gamma(2, 1), since targets have variance 1.
     - v: Gamma(1.1, noise_rate), small unless the data insist.
 
@@ -63,25 +65,26 @@ class Prior:
     centre: float = 0.0
     stiffness: float = 0.1
     shortness: float = 1.0
-    trend: float = -2.0
+    slope: float = -2.0
+    bend: float = -3.0
     noise_rate: float = 30.0
 
     def start(self, d: int) -> np.ndarray:
-        """Where a fit begins (d + 3,)."""
-        return np.concatenate([np.full(d, self.centre), [self.trend, 0.0, -4.0]])
+        """Where a fit begins (d + 4,)."""
+        return np.concatenate([np.full(d, self.centre), [self.slope, self.bend, 0.0, -4.0]])
 
     def penalty(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Minus the log density at `theta` (d + 3,), up to a constant, and its gradient."""
-        away = theta[:-3] - self.centre
+        """Minus the log density at `theta` (d + 4,), up to a constant, and its gradient."""
+        away = theta[:-4] - self.centre
         long, short = np.exp(2.0 * away), np.exp(-self.shortness * away)
-        steeper = theta[-3] - self.trend
+        steeper, rounder = theta[-4] - self.slope, theta[-3] - self.bend
         signal, noise = np.exp(theta[-2:])
-        value = self.stiffness * float((long + short).sum()) + 0.5 * steeper * steeper + signal - theta[-2]
-        value += self.noise_rate * noise - 0.1 * theta[-1]
-        slope = np.empty_like(theta)
-        slope[:-3] = self.stiffness * (2.0 * long - self.shortness * short)
-        slope[-3:] = steeper, signal - 1.0, self.noise_rate * noise - 0.1
-        return float(value), slope
+        value = self.stiffness * float((long + short).sum()) + 0.5 * (steeper * steeper + rounder * rounder)
+        value += signal - theta[-2] + self.noise_rate * noise - 0.1 * theta[-1]
+        gradient = np.empty_like(theta)
+        gradient[:-4] = self.stiffness * (2.0 * long - self.shortness * short)
+        gradient[-4:] = steeper, rounder, signal - 1.0, self.noise_rate * noise - 0.1
+        return float(value), gradient
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,17 @@ class Data:
 
 
 def negative_log_posterior(theta: np.ndarray, data: Data, prior: Prior) -> tuple[float, np.ndarray]:
-    """Minus the log of likelihood times prior at `theta` (d + 3,), up to a constant, and its gradient."""
+    """Minus the log of likelihood times prior at `theta` (d + 4,), up to a constant, and its gradient."""
     n, d = len(data.y), len(theta) - N_VARIANCES
     a = (data.z - 0.5) * np.exp(-theta[data.group])
-    trend, signal, noise = np.exp(theta[d:])
-    products = a @ a.T
-    squares = np.diagonal(products)
-    r2 = np.maximum(squares[:, None] + squares - 2.0 * products, 0.0)
+    trend, bend, signal, noise = np.exp(theta[d:])
+    q = a @ a.T
+    squares = np.diagonal(q)
+    r2 = np.maximum(squares[:, None] + squares - 2.0 * q, 0.0)
     r = np.sqrt(r2) * _SQRT5
     slope = (signal * 5.0 / 6.0) * (1.0 + r) * np.exp(-r)  # -dK / d(r^2)
     kernel = 1.2 * slope + (2.0 * r2) * (slope / (1.0 + r))
-    covariance = kernel + trend * products
+    covariance = kernel + (trend + bend * q) * q
     covariance.flat[:: n + 1] += noise / data.repeats + _JITTER
     factor, failed = lapack.dpotrf(covariance, lower=1, overwrite_a=1)
     if failed:
@@ -121,13 +124,14 @@ def negative_log_posterior(theta: np.ndarray, data: Data, prior: Prior) -> tuple
     loss = 0.5 * float(data.y @ alpha) + log_det
     weight = inverse - np.outer(alpha, alpha)
     gradient = np.empty_like(theta)
-    gradient[d] = 0.5 * trend * float(np.vdot(weight, products))
-    gradient[d + 1] = 0.5 * float(np.vdot(weight, kernel))
-    gradient[d + 2] = 0.5 * noise * float((weight.flat[:: n + 1] / data.repeats).sum())
+    gradient[d] = 0.5 * trend * float(np.vdot(weight, q))
+    gradient[d + 1] = 0.5 * bend * float(np.vdot(weight, q * q))
+    gradient[d + 2] = 0.5 * float(np.vdot(weight, kernel))
+    gradient[d + 3] = 0.5 * noise * float((weight.flat[:: n + 1] / data.repeats).sum())
     slope *= weight
     slope *= 2.0
     by_feature = (a * a * slope.sum(axis=1)[:, None]).sum(axis=0)
-    slope += trend * weight
+    slope += (trend + 2.0 * bend * q) * weight
     by_feature -= (a * (slope @ a)).sum(axis=0)
     gradient[:d] = np.bincount(data.group, by_feature, minlength=d)
     penalty, penalty_slope = prior.penalty(theta)
@@ -135,7 +139,7 @@ def negative_log_posterior(theta: np.ndarray, data: Data, prior: Prior) -> tuple
 
 
 def fit(data: Data, prior: Prior, start: np.ndarray, max_iterations: int) -> np.ndarray:
-    """The most probable theta (d + 3,), by L-BFGS from `start`."""
+    """The most probable theta (d + 4,), by L-BFGS from `start`."""
     found = minimize(
         negative_log_posterior,
         start,
@@ -149,10 +153,10 @@ def fit(data: Data, prior: Prior, start: np.ndarray, max_iterations: int) -> np.
 
 
 def draw(theta: np.ndarray, data: Data, prior: Prior, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` draws (n, d + 3) of the hyperparameters from Laplace's approximation around the mode `theta`.
+    """`n` draws (n, d + 4) of the hyperparameters from Laplace's approximation around the mode `theta`.
 
     Averaging over them is what keeps the model honest while there are few points (Snoek et al. 2012, 1206.2944,
-    section 3.2). The curvature comes from differences of the gradient, d + 3 evaluations.
+    section 3.2). The curvature comes from differences of the gradient, d + 4 evaluations.
     """
     step = 1e-3
     slope = negative_log_posterior(theta, data, prior)[1]
@@ -166,7 +170,7 @@ def draw(theta: np.ndarray, data: Data, prior: Prior, n: int, rng: np.random.Gen
 
 
 class GaussianProcess:
-    """The posterior at k draws of the hyperparameters (k, d + 3): a surrogate.
+    """The posterior at k draws of the hyperparameters (k, d + 4): a surrogate.
 
     `fitted` (k, n): the posterior means at the observed points.
     """
@@ -174,7 +178,8 @@ class GaussianProcess:
     def __init__(self, data: Data, thetas: np.ndarray):
         n = len(data.y)
         self._inverse_lengths = np.exp(-thetas[:, None, data.group])  # (k, 1, p)
-        self._trend = np.exp(thetas[:, -3])[:, None, None]
+        self._trend = np.exp(thetas[:, -4])[:, None, None]
+        self._bend = np.exp(thetas[:, -3])[:, None, None]
         self._signal = np.exp(thetas[:, -2])[:, None, None]
         noise = np.exp(thetas[:, -1])
         self._noise = noise + _JITTER
@@ -224,19 +229,24 @@ class GaussianProcess:
     def predict_with_gradient(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """`predict`, and the gradients of mean and standard deviation with respect to z, (k, m, p) each."""
         b = self._scaled(z)
-        products, r2 = self._products_and_squares(b)
+        q, r2 = self._products_and_squares(b)
         r = np.sqrt(r2) * _SQRT5
-        # (k, m, n): the Matern part's derivative with respect to b is slope (b - a), the trend's is t a.
+        # (k, m, n): the Matern part's derivative with respect to b is slope (b - a), the trend's is rise a.
         slope = (self._signal * (-5.0 / 3.0)) * ((1.0 + r) * np.exp(-r))
-        kernel = self._matern(r2) + self._trend * products
+        rise = self._trend + 2.0 * self._bend * q
+        kernel = self._matern(r2) + (self._trend + self._bend * q) * q
         whitened = kernel @ self._inverse_factor.transpose(0, 2, 1)
         sd = self._sd(b, whitened)
         alpha = self._alpha.transpose(0, 2, 1)
         pull = whitened @ self._inverse_factor  # (k, m, n) kernel C^-1
-        mean_slope = (slope * alpha).sum(axis=2)[..., None] * b - ((slope - self._trend) * alpha) @ self._a
+        mean_slope = (slope * alpha).sum(axis=2)[..., None] * b - ((slope - rise) * alpha) @ self._a
         # Of half of the variance.
-        own = self._trend - (slope * pull).sum(axis=2)[..., None]
-        variance_slope = own * b + ((slope - self._trend) * pull) @ self._a
+        own = (
+            self._trend
+            + 2.0 * self._bend * np.einsum("kmp,kmp->km", b, b)[..., None]
+            - (slope * pull).sum(axis=2)[..., None]
+        )
+        variance_slope = own * b + ((slope - rise) * pull) @ self._a
         mean = (kernel @ self._alpha)[..., 0]
         return mean, sd, mean_slope * self._inverse_lengths, variance_slope / sd[..., None] * self._inverse_lengths
 
@@ -245,17 +255,17 @@ class GaussianProcess:
 
     def _products_and_squares(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inner products and squared distances (k, m, n) of scaled features `b` (k, m, p) and the observed ones."""
-        products = b @ self._a.transpose(0, 2, 1)
-        squares = -2.0 * products
+        q = b @ self._a.transpose(0, 2, 1)
+        squares = -2.0 * q
         squares += np.einsum("kmp,kmp->km", b, b)[..., None]
         squares += self._a2
-        return products, np.maximum(squares, 0.0, out=squares)
+        return q, np.maximum(squares, 0.0, out=squares)
 
     def _kernel(self, b: np.ndarray) -> np.ndarray:
-        products, r2 = self._products_and_squares(b)
-        products *= self._trend
-        products += self._matern(r2)
-        return products
+        q, r2 = self._products_and_squares(b)
+        q *= self._trend + self._bend * q
+        q += self._matern(r2)
+        return q
 
     def _matern(self, r2: np.ndarray) -> np.ndarray:
         r = np.sqrt(r2)
@@ -269,7 +279,8 @@ class GaussianProcess:
         return kernel
 
     def _sd(self, b: np.ndarray, whitened: np.ndarray) -> np.ndarray:
-        variance = self._signal[..., 0] + self._trend[..., 0] * np.einsum("kmp,kmp->km", b, b)
+        q = np.einsum("kmp,kmp->km", b, b)
+        variance = self._signal[..., 0] + (self._trend[..., 0] + self._bend[..., 0] * q) * q
         variance -= np.einsum("kmn,kmn->km", whitened, whitened)
         return np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
 
@@ -280,4 +291,4 @@ def _inverse_factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _bounds(d: int) -> list[tuple[float, float]]:
-    return [_LENGTH_BOUNDS] * d + [_TREND_BOUNDS, _SIGNAL_BOUNDS, _NOISE_BOUNDS]
+    return [_LENGTH_BOUNDS] * d + [_TREND_BOUNDS, _TREND_BOUNDS, _SIGNAL_BOUNDS, _NOISE_BOUNDS]

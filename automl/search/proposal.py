@@ -5,7 +5,7 @@
 | x      | (n, d)   | distinct points with a result                                             |
 | y      | (n,)     | their targets, standardised, small is good; means where a point has more  |
 | z      | (n, p)   | their features                                                            |
-| thetas | (k, d+3) | draws of a model's hyperparameters                                        |
+| thetas | (k, d+4) | draws of a model's hyperparameters                                        |
 
 Everything here is a pure function of its arguments: the randomness comes from the seed and the trial's number, and the
 hyperparameters of earlier fits come from the trials that they were noted in.
@@ -53,7 +53,7 @@ _COLD_ITERATIONS, _WARM_ITERATIONS = 30, 15
 #: budgets of a hundred (Hvarfner et al. 2022, section 5).
 _BELIEF_RESULTS = 10.0
 
-#: Name of a model -> its hyperparameters (k, d + 3), and the number of results when they were fitted.
+#: Name of a model -> its hyperparameters (k, d + 4), and the number of results when they were fitted.
 Fits = Mapping[str, tuple[np.ndarray, int]]
 
 

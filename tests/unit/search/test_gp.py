@@ -11,7 +11,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern
 from automl.search import gp
 
 GROUP = np.array([0, 1, 1, 2])
-THETA = np.array([-0.4, 0.2, 0.5, -1.0, 0.3, -3.0])
+THETA = np.array([-0.4, 0.2, 0.5, -1.0, -2.0, 0.3, -3.0])
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def scaled(z: np.ndarray) -> np.ndarray:
 
 def reference(data: gp.Data) -> GaussianProcessRegressor:
     """The same model in scikit-learn, over scaled features; jitter and noise on the diagonal."""
-    trend = ConstantKernel(np.exp(-1.0)) * DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
+    product = DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
+    trend = ConstantKernel(np.exp(-1.0)) * product + ConstantKernel(np.exp(-2.0)) * product**2
     kernel = trend + ConstantKernel(np.exp(0.3)) * Matern(1.0, nu=2.5)
     noise = np.exp(-3.0) / data.repeats + 1e-6
     return GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(scaled(data.z), data.y)
@@ -100,7 +101,7 @@ def test_draws_spread_where_the_data_say_little(data):
     prior = gp.Prior()
     theta = gp.fit(data, prior, prior.start(3), 50)
     draws = gp.draw(theta, data, prior, 200, np.random.default_rng(0))
-    assert draws.shape == (200, 6)
+    assert draws.shape == (200, 7)
     assert np.abs(draws.mean(axis=0) - theta).max() < 0.5
     many = gp.Data(np.tile(data.z, (8, 1)), np.tile(data.y, 8), GROUP, np.tile(data.repeats, 8))
     certain = gp.draw(gp.fit(many, prior, theta, 50), many, prior, 200, np.random.default_rng(0))
@@ -110,6 +111,6 @@ def test_draws_spread_where_the_data_say_little(data):
 def test_more_measurements_of_a_point_count_more():
     z = np.array([[0.5], [0.5]])
     data = gp.Data(z, np.array([1.0, -1.0]), np.array([0]), np.array([9.0, 1.0]))
-    theta = np.array([0.0, -8.0, 0.0, 0.0])
+    theta = np.array([0.0, -8.0, -8.0, 0.0, 0.0])
     mean, _ = gp.GaussianProcess(data, theta[None]).predict(z[:1])
     assert mean[0, 0] == pytest.approx(0.8 / (1.0 + 0.1), rel=0.01)  # weights 9 : 1, shrunk by a noise of 1 / 10
