@@ -103,7 +103,8 @@ class BayesianSampler(BaseSampler):
         if observations is None or not search_space:
             return {}
         encoding = observations.encoding
-        request = Request(trial.number, self._seed, self._n_trials, _noted_fits(study, trial.number))
+        fits = _noted_fits(study, trial.number)
+        request = Request(trial.number, self._seed, self._n_trials, self._margin, fits)
         found = propose(replace(observations, encoding=_pinned(encoding, trial)), request)
         sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
         why = {key: sign * value if key in ("mean", "best") else value for key, value in found.why.items()}

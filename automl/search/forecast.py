@@ -41,10 +41,11 @@ CONVERGED_BELOW = 0.05
 _MARGIN = 0.01
 #: ... and the least margin, below which records are counted that nobody has calibrated.
 _LEAST_MARGIN = 1e-4
-#: The odds where the model promises the margin in one trial, and how far the model is trusted. By the logistic
+#: The odds where the model promises the margin in one trial, and how far the model is trusted: by the logistic
 #: likelihood of what came in runs on 18 tabular tasks, 24 functions and 4 trainings, horizons 1 to 20, margins 0.1 % to
-#: 30 % of the gain so far. Each family of tasks alone gives an exponent of 0.2 to 0.5 and a rate of 0.22 to 0.46; the
-#: powers of h and age, when they are free, come out as 0.92 and -0.92, so the rule needs no constants for them.
+#: 30 % of the gain so far (bench/search/calibration.py measures how they hold). Each family of tasks alone gives an
+#: exponent of 0.2 to 0.5 and a rate of 0.22 to 0.46; the powers of h and age, when they are free, come out as 0.92 and
+#: -0.92, so that the rule needs no constants for them.
 _RATE, _TRUST = 0.35, 1.0 / 3.0
 #: Margins (g,) at which the chance is summed up to a mean, and what each stands for, as shares of the gain so far: the
 #: middles of equal parts of the cube root, since the chance changes most where the margin is small.
@@ -59,13 +60,14 @@ _Number = TypeVar("_Number", float, np.ndarray)
 class Forecast:
     """What `trials` more trials bring: the best improves by `gain`, give or take `sd`, in the units of the metric.
 
-    `p_margin`: the probability that it improves by more than the margin that was asked about.
+    `p_margin`: the probability that it improves by more than `margin`.
     """
 
     trials: int
     gain: float
     sd: float
     p_margin: float
+    margin: float
 
 
 def forecast(
@@ -86,15 +88,16 @@ def forecast(
     best = float(values.min())
     so_far = float(np.median(values[:LEAST_RESULTS])) - best or float(values.max()) - best
     if so_far <= 1e-12 * (1.0 + abs(best)):  # all equal: the model has no unit, and there is nothing but the past
-        return Forecast(horizon, 0.0, 0.0, _chance(_RATE * horizon / len(values)))
+        return Forecast(horizon, 0.0, 0.0, _chance(_RATE * horizon / len(values)), margin or 0.0)
     wanted = _MARGIN * so_far if margin is None else margin
     margins = np.append(_GRID * so_far, max(wanted, _LEAST_MARGIN * so_far))
-    odds = _RATE * (horizon / _age(values, best, margins)) * (promise / margins) ** _TRUST
+    with np.errstate(over="ignore"):  # a chance of 1 then
+        odds = _RATE * (horizon / _age(values, best, margins)) * (promise / margins) ** _TRUST
     chances = _chance(odds)
     mean = float(_WEIGHTS @ chances[:-1])
     square = float(2.0 * (_WEIGHTS * _GRID) @ chances[:-1])
     sd = np.sqrt(max(square - mean * mean, 0.0))
-    return Forecast(horizon, so_far * mean, so_far * float(sd), float(chances[-1]))
+    return Forecast(horizon, so_far * mean, so_far * float(sd), float(chances[-1]), wanted)
 
 
 def is_converged(forecast: Forecast | None) -> bool:

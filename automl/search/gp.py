@@ -65,8 +65,8 @@ class Prior:
     centre: float = 0.0
     stiffness: float = 0.1
     shortness: float = 1.0
-    slope: float = -2.0
-    bend: float = -3.0
+    slope: float = -1.0
+    bend: float = -2.0
     noise_rate: float = 30.0
 
     def start(self, d: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from automl.core import derived_seed
 from automl.search import gp
 from automl.search.cube import unit
 from automl.search.encoding import Encoding
+from automl.search.forecast import HORIZON, forecast
 from automl.search.observations import Observations
 from automl.search.optimize import Effort, maximise
 from automl.search.pareto import (
@@ -64,6 +65,7 @@ class Request:
     number: int
     seed: int
     n_trials: int | None = None  #: the budget
+    margin: float | None = None  #: an improvement that is worth more trials, in units of the metric
     fits: Fits = field(default_factory=dict)  #: by earlier suggestions
 
 
@@ -145,9 +147,14 @@ class _Model:
         def explain(z: np.ndarray) -> dict[str, Any]:
             mean, sd = (draws.mean(axis=0)[0] for draws in model.predict(z))
             low, middle, high = warp.inverse(np.array([mean - sd, mean, mean + sd])).tolist()
-            return {"mean": middle, "sd": (high - low) / 2.0, "best": float(warp.inverse(best.mean()))}
+            found = {"mean": middle, "sd": (high - low) / 2.0}
+            if not self.feasible.any():
+                return found
+            promise = float(np.exp(improves.value(z)[0])) * warp.slope
+            return found | {"best": float(warp.inverse(best.mean()))} | self._forecast(promise)
 
-        return _Goal(improvement(model, best), loss, explain)
+        improves = improvement(model, best)
+        return _Goal(improves, loss, explain)
 
     def _front(self) -> _Goal:
         """Several metrics: the expected hypervolume improvement, or one random direction where the front is long."""
@@ -171,6 +178,19 @@ class _Model:
         # Around the front the search begins at its members, spread by a random direction.
         loss = np.where(non_dominated(y), scalarisation(y, random_weights(y.shape[1], self.rng)), np.inf)
         return _Goal(Hypervolume(models, LogHypervolumeImprovement(front, reference)), loss)
+
+    def _forecast(self, promise: float) -> dict[str, Any]:
+        """What more trials will bring when the next one promises a gain of `promise`, in units of the metric."""
+        if self.encoding.pinned:
+            return {}
+        counts = (np.nan_to_num(self.o.slack, nan=0.0) <= 0.0).all(axis=1)
+        horizon = HORIZON if self.request.n_trials is None else self.request.n_trials - self.request.number
+        values = np.where(counts, self.o.values[:, 0], np.inf)
+        chance = self.why.get("feasible", 1.0)
+        found = forecast(values, promise * chance, min(max(horizon, 1), HORIZON), self.request.margin)
+        if found is None:
+            return {}
+        return {"forecast": {"trials": found.trials, "gain": found.gain, "sd": found.sd, "p_margin": found.p_margin}}
 
     # -- what else counts --------------------------------------------------------------------------------------------
 

@@ -25,14 +25,14 @@ class Warp:
     """Targets `y` (n,) of measured values, and the way back: a straight line between the pairs, and beyond them."""
 
     y: np.ndarray
+    slope: float  #: units of the values in one unit of y, in the good half
     _knots: tuple[np.ndarray, np.ndarray]
-    _slope: float
 
     def inverse(self, y: np.ndarray) -> np.ndarray:
         """The values that targets `y` stand for. Below the best one the line of the good half goes on."""
         targets, values = self._knots
         inside = np.interp(y, targets, values)
-        return np.where(y < targets[0], values[0] + self._slope * (y - targets[0]), inside)
+        return np.where(y < targets[0], values[0] + self.slope * (y - targets[0]), inside)
 
 
 def half_rank(values: np.ndarray) -> Warp:
@@ -55,7 +55,7 @@ def half_rank(values: np.ndarray) -> Warp:
     scale = float(y.std()) or 1.0
     y = (y - y.mean()) / scale
     order = np.argsort(values, kind="stable")
-    return Warp(y, (y[order], values[order]), spread * scale)
+    return Warp(y, spread * scale, (y[order], values[order]))
 
 
 def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float]:
