@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from optuna import Study
@@ -30,9 +30,7 @@ from automl.search.independent import independent
 from automl.search.observations import Observations, Reader
 from automl.search.proposal import Fits, Request, propose
 from automl.search.space import to_distributions
-
-if TYPE_CHECKING:
-    from automl.search.transfer import Source
+from automl.search.transfer import Source, Transfer
 
 #: Trial system attribute with the reasons of a suggestion, a JSON object.
 WHY = "automl:why"
@@ -83,6 +81,7 @@ class BayesianSampler(BaseSampler):
         self._fidelity = fidelity
         self._margin = margin
         self._sources = tuple(sources)
+        self._transfer: tuple[Encoding, Transfer] | None = None
 
     def reseed_rng(self) -> None:
         self._seed = _fresh_seed()
@@ -103,8 +102,15 @@ class BayesianSampler(BaseSampler):
         if observations is None or not search_space:
             return {}
         encoding = observations.encoding
-        fits = _noted_fits(study, trial.number)
-        request = Request(trial.number, self._seed, self._n_trials, self._margin, fits)
+        request = Request(
+            trial.number,
+            self._seed,
+            n_trials=self._n_trials,
+            fidelity=self._fidelity,
+            transfer=self._past(encoding, study),
+            margin=self._margin,
+            fits=_noted_fits(study, trial.number),
+        )
         found = propose(replace(observations, encoding=_pinned(encoding, trial)), request)
         sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
         why = {key: sign * value if key in ("mean", "best") else value for key, value in found.why.items()}
@@ -113,6 +119,14 @@ class BayesianSampler(BaseSampler):
             why["fits"] = {name: [thetas.tolist(), n] for name, (thetas, n) in found.fits.items()}
         study._storage.set_trial_system_attr(trial._trial_id, WHY, why)
         return {name: value for name, value in encoding.decode(found.x).items() if name in search_space}
+
+    def _past(self, encoding: Encoding, study: Study) -> Transfer | None:
+        """What the sources say about this space; their models are made once."""
+        if not self._sources or len(study.directions) > 1:
+            return None
+        if self._transfer is None or not self._transfer[0].same_as(encoding):
+            self._transfer = encoding, Transfer(encoding, self._sources)
+        return self._transfer[1]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -62,7 +62,7 @@ class Prior:
     Source: with a shortness of 2, these are the priors of Optuna's GPSampler (optuna/_gp/prior.py).
     """
 
-    centre: float = 0.0
+    centre: float | np.ndarray = 0.0  #: of all parameters, or of each
     stiffness: float = 0.1
     shortness: float = 1.0
     slope: float = -1.0

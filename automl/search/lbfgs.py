@@ -29,8 +29,8 @@ _MEMORY = 5
 _FIRST_STEP = 0.1
 #: A step is good when it gains this share of what the slope promised.
 _ARMIJO = 1e-4
-#: Steps below this, in every coordinate, are none.
-_LEAST_STEP = 1e-6
+#: A search whose next step promises less than this has arrived. Losses are logs here: a thousandth is nothing.
+_LEAST_GAIN = 1e-3
 
 Function = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 _Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -39,7 +39,7 @@ _Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
 def minimise(
     function: Function, start: np.ndarray, low: np.ndarray, high: np.ndarray, evaluations: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(x (s, q), loss (s,)) after so many calls of `function`, or when no search moves any more.
+    """(x (s, q), loss (s,)) after so many calls of `function`, or when all searches have arrived.
 
     `function` (s, q) -> (loss, slope); `low` and `high` (q,) or (s, q). No loss is larger than at the start.
     """
@@ -51,10 +51,10 @@ def minimise(
     for _ in range(evaluations - 1):
         there = np.clip(x + t[:, None] * direction, low, high)
         step = there - x
-        if np.abs(step).max(initial=0.0) < _LEAST_STEP:
+        promised = _dot(slope, step)
+        if (promised > -_LEAST_GAIN).all():
             break
         loss_there, slope_there = function(there)
-        promised = _dot(slope, step)
         taken = loss_there <= loss + _ARMIJO * promised  # False for NaN
         bend = slope_there - slope
         curvature, bend2 = _dot(step, bend), _dot(bend, bend)

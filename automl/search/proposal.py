@@ -21,9 +21,11 @@ import numpy as np
 from scipy.special import ndtri
 
 from automl.core import derived_seed
+from automl.declaration import Fidelity
 from automl.search import gp
 from automl.search.cube import unit
 from automl.search.encoding import Encoding
+from automl.search.fidelity import AtFullFidelity, curve_rows
 from automl.search.forecast import HORIZON, forecast
 from automl.search.observations import Observations
 from automl.search.optimize import Effort, maximise
@@ -35,6 +37,7 @@ from automl.search.pareto import (
     scalarisation,
 )
 from automl.search.terms import Hypervolume, Term, Worth, belief, cheapness, feasibility, improvement
+from automl.search.transfer import Ensemble, Transfer
 from automl.search.warping import half_rank, standardise
 
 #: Results before a model is asked: fewer say less than a point in an empty corner.
@@ -65,6 +68,8 @@ class Request:
     number: int
     seed: int
     n_trials: int | None = None  #: the budget
+    fidelity: Fidelity | None = None  #: what the steps of reports are
+    transfer: Transfer | None = None  #: past studies
     margin: float | None = None  #: an improvement that is worth more trials, in units of the metric
     fits: Fits = field(default_factory=dict)  #: by earlier suggestions
 
@@ -84,8 +89,17 @@ def propose(o: Observations, request: Request) -> Proposal:
     if request.n_trials is not None:
         startup = min(startup, max(2, request.n_trials // 3))
     if len(o.x) + len(o.failed) < startup or len(o.x) == 0:
-        return Proposal(design(o.encoding, request.number, request.seed), {"arm": "design"})
+        return _first(o.encoding, request)
     return _Model(o, request).propose()
+
+
+def _first(encoding: Encoding, request: Request) -> Proposal:
+    """Before there is anything to model: what was good in past studies, then points that fill the space."""
+    if request.transfer is not None:
+        portfolio = encoding.snap(request.transfer.portfolio(STARTUP_RESULTS))
+        if request.number < len(portfolio):
+            return Proposal(portfolio[request.number], {"arm": "portfolio"})
+    return Proposal(design(encoding, request.number, request.seed), {"arm": "design"})
 
 
 class _Model:
@@ -130,9 +144,22 @@ class _Model:
 
     def _improvement(self) -> _Goal:
         """One metric: the expected improvement on the best posterior mean, which luck of a single result is not."""
-        warp = half_rank(self.o.values[:, 0])
+        curves = curve_rows(self.o, self.request.fidelity)
+        warp = half_rank(np.concatenate([self.o.values[:, 0], curves.values]))
+        n = len(self.o.x)
+        data = gp.Data(self.z, self._mean(warp.y[:n]), self.encoding.group, self.repeats)
         draws = min(max(DRAWS_TIMES_RESULTS // len(self.x), FEWEST_DRAWS), MOST_DRAWS)
-        model = self._fit("objective", self._mean(warp.y), self.repeats, draws)
+        model: gp.GaussianProcess | AtFullFidelity | Ensemble
+        if len(curves):
+            joined = curves.join(data, self.encoding, warp.y[n:])
+            self.why["curve_rows"] = len(curves)
+            model = AtFullFidelity(self._model("objective and curves", joined, draws), len(self.x))
+        elif self.request.transfer is not None:
+            prior = self.request.transfer.prior(PRIOR)
+            model = self.request.transfer.ensemble(self._model("objective", data, draws, prior=prior), data)
+            self.why["sources"] = dict(model.weights)
+        else:
+            model = self._model("objective", data, draws)
         loss = model.fitted.mean(axis=0)
         reached = model.fitted
         if self.encoding.pinned:  # to be improved on is what can be reached with the given parameters
@@ -235,17 +262,19 @@ class _Model:
     def _fit(
         self, name: str, y: np.ndarray, repeats: np.ndarray, draws: int, always: bool = False
     ) -> gp.GaussianProcess:
-        return self._model(name, gp.Data(self.z, y, self.encoding.group, repeats), draws, always)
+        return self._model(name, gp.Data(self.z, y, self.encoding.group, repeats), draws, always=always)
 
-    def _model(self, name: str, data: gp.Data, draws: int, always: bool = False) -> gp.GaussianProcess:
+    def _model(
+        self, name: str, data: gp.Data, draws: int, *, always: bool = False, prior: gp.Prior = PRIOR
+    ) -> gp.GaussianProcess:
         """The posterior at `draws` hyperparameters, fitted anew where the earlier fit has become too old."""
         n = len(self.o.x)
         thetas, fitted_at = self.request.fits.get(name, (np.empty((0, 0)), 0))
         cold = thetas.shape[1] != data.d + gp.N_VARIANCES  # never fitted, or in another space
         if cold or always or not fitted_at <= n <= GROWTH * fitted_at:
-            start = PRIOR.start(data.d) if cold else thetas[0]
-            theta = gp.fit(data, PRIOR, start, _COLD_ITERATIONS if cold or n < 30 else _WARM_ITERATIONS)[None]
-            others = gp.draw(theta[0], data, PRIOR, draws - 1, self.rng) if draws > 1 else theta[:0]
+            start = prior.start(data.d) if cold else thetas[0]
+            theta = gp.fit(data, prior, start, _COLD_ITERATIONS if cold or n < 30 else _WARM_ITERATIONS)[None]
+            others = gp.draw(theta[0], data, prior, draws - 1, self.rng) if draws > 1 else theta[:0]
             thetas, fitted_at = np.concatenate([theta, others]), n
             self.is_new = True
         self.fits[name] = thetas, fitted_at
