@@ -198,22 +198,24 @@ def ls(storage: Storage = None, as_json: AsJson = False) -> None:
         study_table(records, counts, bests)
 
 
-@app.command(epilog="Example: automl show digits --trial 7 --log")
+@app.command(epilog="Example: automl show digits --trial 7 --why")
 def show(
     name: Name,
     trial: Annotated[int | None, typer.Option("--trial", metavar="N", min=0, help="Show one trial.")] = None,
     log: Annotated[bool, typer.Option("--log", help="What the trial printed, all attempts.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Why the search suggested the trial.")] = False,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a study, or one trial of it with its log."""
-    from automl.report import print_study, print_trial, study_json, trial_json
+    """Show a study, or one trial of it with its log or its reasons."""
+    from automl.report import print_study, print_trial, print_why, study_json, trial_json, why_json
 
     engine = _connect(storage)
     record = engine.study(name)
     if trial is None:
-        if log:
-            raise InvalidInput("--log: of which trial? add --trial N", field="trial")
+        for option, given in (("--log", log), ("--why", why)):
+            if given:
+                raise InvalidInput(f"{option}: of which trial? add --trial N", field="trial")
         counts = engine.counts([record])[record.id]
         best = engine.best_trials(record, 1)
         if as_json:
@@ -224,6 +226,10 @@ def show(
     found = engine.trial(record, trial)
     if log:
         _print_log(engine, record, found)
+    elif why and as_json:
+        _print_json(why_json(record, found))
+    elif why:
+        print_why(record, found)
     elif as_json:
         _print_json(trial_json(engine, record, found))
     else:
@@ -329,11 +335,10 @@ def _load(engine: Engine, source: FileSource) -> StudyHost:
 
 def _declare(engine: Engine, spec: StudySpec, source: FileSource, *, extend: bool, queued: bool) -> StudyRecord:
     """Make the study or open it again, with the budget of the command line if that names one."""
-    from automl.declaration import Budget
     from automl.trainers.source import code_sha256
 
     if source.trials is not None:
-        spec = replace(spec, budget=Budget(trials=source.trials, minutes=spec.budget.minutes))
+        spec = replace(spec, budget=replace(spec.budget, trials=source.trials))
     wanted = source if source.direction else replace(source, name=spec.name, trials=None)
     digest = code_sha256(source.path)
     return engine.declare(spec, entrypoint=wanted.entrypoint, code_sha256=digest, queued=queued, extend=extend)

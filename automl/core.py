@@ -68,8 +68,20 @@ class FailureKind(StrEnum):
     PREEMPTED = "preempted"  # handed back on purpose (Ctrl-C, SIGTERM); costs nothing
 
 
+#: What Optuna's system attribute of a constraint begins with; its name follows.
+CONSTRAINT = "constraints:"
+
 #: A trial that took its worker down this often, on two workers or more, is not tried again.
 MAX_LOSSES = 5
+
+
+class Attr(StrEnum):
+    """Our keys among the system attributes that Optuna's samplers read and write."""
+
+    WHY = "automl:why"  # of a trial: why its point was suggested, an object of the sampler's
+    FAILURE_KIND = "automl:failure_kind"  # of a failed trial: a `FailureKind`, or "cancelled"
+    ATTEMPTS = "automl:attempts"  # of a trial that took several: what passed since its start was not all work
+    SOURCES = "automl:sources"  # of a study: the past studies that it learns from
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,7 @@ class Outcome:
     distributions: Mapping[str, str] | None = None
     artifacts: tuple[Artifact, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  #: what `trial.log(key=value)` noted
+    constraints: Mapping[str, float] = field(default_factory=dict)  #: by name; kept where it is 0 or less
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +177,13 @@ class TrialRecord:
     last_value: float | None = None  #: reported at that step
     facts: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
+    constraints: Mapping[str, float] = field(default_factory=dict)  #: by name; kept where it is 0 or less
+    why: Mapping[str, Any] = field(default_factory=dict)  #: why this point was suggested, as its sampler noted it
+
+    @property
+    def violated(self) -> tuple[str, ...]:
+        """The constraints that it does not keep; it is feasible when there are none."""
+        return tuple(name for name, value in self.constraints.items() if not value <= 0)
 
     @property
     def value(self) -> float | None:
@@ -195,6 +215,13 @@ class StudyRecord:
         if self.spec:
             return tuple(self.spec["metrics"])
         return tuple(f"value_{i}" if i else "value" for i in range(len(self.directions)))
+
+
+def constraints_of(system_attrs: Mapping[str, Any]) -> dict[str, float]:
+    """A trial's constraints by name, as Optuna keeps them: one attribute each, in old databases all in a list."""
+    listed = {str(i): value for i, value in enumerate(system_attrs.get("constraints") or ())}
+    named = {key.removeprefix(CONSTRAINT): v for key, v in system_attrs.items() if key.startswith(CONSTRAINT)}
+    return listed | named
 
 
 class Coordinator(Protocol):

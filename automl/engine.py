@@ -32,12 +32,15 @@ from automl.storage.database import Database
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
 from automl.storage.schema import ensure_schema
+from automl.storage.sources import Sources
 from automl.storage.studies import Studies
+from automl.storage.trials import Trials
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from automl.search import History
+    from automl.search.transfer import Source
     from automl.storage import OptunaStorage
     from automl.suggester import Suggester
 
@@ -69,6 +72,8 @@ class Engine:
         self.artifacts = ArtifactStore(artifacts.absolute())
         distributions = Distributions(self.database)
         self._studies = Studies(self.database, distributions)
+        self._trials = Trials(self.database)
+        self._sources = Sources(self.database)
         self._leases = Leases(self.database, distributions)
         self._histories: dict[int, History] = {}
         self._pruners: dict[int, Any] = {}
@@ -89,8 +94,10 @@ class Engine:
     ) -> StudyRecord:
         """Make the study, or open the one of that name again; `queued` offers it to every worker.
 
-        Raises `StudyConflict` when the name is taken by another definition (`extend` accepts a wider one).
+        Raises `StudyConflict` when the name is taken by another definition (`extend` accepts a wider one), and
+        `InvalidStudy` when it is to learn from a study that is not here.
         """
+        self._sources.check(spec)
         return self._studies.declare(spec, entrypoint=entrypoint, code_sha256=code_sha256, queued=queued, extend=extend)
 
     def study(self, name: str) -> StudyRecord:
@@ -124,30 +131,30 @@ class Engine:
 
     def trials(self, record: StudyRecord, states: Sequence[TrialState] | None = None) -> list[TrialRecord]:
         """By number."""
-        return self._studies.trials(record.id, states=states)
+        return self._trials.of(record.id, states=states)
 
     def trial(self, record: StudyRecord, number: int) -> TrialRecord:
         """With its artifacts. Raises `NotFound`."""
-        return self._studies.trial(record, number)
+        return self._trials.get(record, number)
 
     def best_trials(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
-        """The best complete trials by the first metric, best first."""
-        return self._studies.best(record, limit)
+        """The best complete trials by the first metric, best first; those that violate constraints come last."""
+        return self._trials.best(record, limit)
 
     def finished_since(self, record: StudyRecord, moment: float) -> list[TrialRecord]:
         """Trials that ended at or after `moment` (seconds since the epoch, the database's clock)."""
-        return self._studies.finished_since(record.id, moment)
+        return self._trials.finished_since(record.id, moment)
 
     def clock(self) -> float:
         """The database's clock, seconds since the epoch."""
         return self._studies.clock()
 
     def reports(self, trial: TrialRecord) -> list[Report]:
-        return self._studies.reports(trial.id)
+        return self._trials.reports(trial.id)
 
     def moves(self, trial: TrialRecord) -> list[dict[str, Any]]:
         """The trial's history, one dict for each move."""
-        return self._studies.history(trial.id)
+        return self._trials.history(trial.id)
 
     def enqueue(self, record: StudyRecord, params: Mapping[str, Any]) -> int:
         """Add a trial with these parameters (the sampler gives the others); its number."""
@@ -162,7 +169,7 @@ class Engine:
 
     def add_artifacts(self, trial: TrialRecord, files: Sequence[Artifact]) -> None:
         """Record further files of a finished trial, as its ONNX file."""
-        self._studies.add_artifacts(trial.id, files)
+        self._trials.add_artifacts(trial.id, files)
 
     def audit(self, record: StudyRecord) -> list[str]:
         """Violations of the guarantees that the study's history shows; empty when it is sound."""
@@ -187,7 +194,23 @@ class Engine:
         """What keeps this study supplied with suggestions; `sampler`: an Optuna object instead of the declared one."""
         from automl.suggester import Suggester
 
-        return Suggester(self._studies, self.optuna, record, sampler)
+        return Suggester(self._studies, self._sources, self.optuna, record, sampler)
+
+    def sources(self, record: StudyRecord) -> list[Source]:
+        """The past studies that this one learns from, see `Study(transfer=...)`; [] for an Optuna program's study."""
+        from automl.suggester import as_sources
+
+        if record.spec is None:
+            return []
+        spec = StudySpec.from_json(record.spec)
+        chosen = self._sources.chosen(record.id, spec)
+        if chosen is None:
+            chosen = self._sources.choose(record.id, spec)
+        return list(as_sources(self._sources, chosen))
+
+    def forecast(self, record: StudyRecord) -> Mapping[str, Any] | None:
+        """What the search expects of the trials to come, by its newest suggestion: `trials`, `gain`, `sd`, ..."""
+        return self._trials.forecast(record.id)
 
     def set_pruner(self, record: StudyRecord, pruner: object) -> None:
         """Judge this study's trials by an Optuna pruner object instead of the one that its declaration names."""

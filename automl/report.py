@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from automl.core import Failure, StudyRecord, TrialRecord, TrialState
 from automl.declaration import StudySpec, in_declared_order
-from automl.display import format_duration, format_params, format_value
+from automl.display import format_duration, format_forecast, format_params, format_value, format_violated
 from automl.display.progress import clean
 from automl.engine import Engine
 
@@ -35,6 +35,8 @@ def study_json(
     found: dict[str, Any] | None = None
     if best is not None:
         found = {"number": best.number, "value": best.value, "values": list(best.values or ())}
+        if best.constraints:
+            found["violated"] = list(best.violated)
         if with_params:
             found["params"] = _ordered(record, best.params)
     metrics = spec.get("metrics") or {
@@ -61,6 +63,7 @@ def trial_json(engine: Engine, record: StudyRecord, trial: TrialRecord) -> dict[
         "values": list(trial.values) if trial.values is not None else None,
         "metrics": trial.metrics,
         "facts": trial.facts,
+        "constraints": trial.constraints,
         "attempt": trial.attempt,
         "worker": trial.worker,
         "failure": _failure_json(trial.failure),
@@ -72,6 +75,16 @@ def trial_json(engine: Engine, record: StudyRecord, trial: TrialRecord) -> dict[
             for a in trial.artifacts
         ],
         "history": engine.moves(trial),
+    }
+
+
+def why_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    """Why a trial was suggested, and what came of it; `why` is null when its sampler left no reason."""
+    return {
+        "number": trial.number,
+        "state": trial.state.value,
+        "values": list(trial.values) if trial.values is not None else None,
+        "why": trial.why or None,
     }
 
 
@@ -109,13 +122,17 @@ def print_study(engine: Engine, record: StudyRecord, counts: Mapping[str, int]) 
         print("space:")
         for name, parameter in spec.space.items():
             print(f"  {clean(name)}: {parameter}")
+    forecast = engine.forecast(record)
+    if spec is not None and forecast:
+        print(f"forecast: {clean(format_forecast(forecast, next(iter(spec.metrics.values()))))}")
     best = engine.best_trials(record, _ROWS)
     if best:
         print("best:")
         rows = [("TRIAL", *(name.upper() for name in record.metric_names), "TIME", "PARAMETERS")]
         for trial in best:
             values = [format_value(value) for value in trial.values or ()]
-            params = format_params(_ordered(record, trial.params))
+            words = [format_params(_ordered(record, trial.params)), format_violated(trial.violated)]
+            params = "  ".join(filter(None, words))
             rows.append((str(trial.number), *values, format_duration(trial.duration_s), params))
         _print_columns(rows, indent="  ")
     failed = engine.trials(record, states=[TrialState.FAILED])[-3:]
@@ -131,6 +148,9 @@ def print_trial(engine: Engine, record: StudyRecord, trial: TrialRecord) -> None
         print(f"  {clean(name)} = {format_value(value)}")
     for name, value in {**trial.metrics, **trial.facts}.items():
         print(f"  {clean(name)} = {clean(str(value))}")
+    for name, value in trial.constraints.items():
+        kept = "kept" if name not in trial.violated else "violated"
+        print(f"  constraint {clean(name)}: {kept} ({value:.4g}, at most 0 where it is kept)")
     print("parameters:")
     for name, value in _ordered(record, trial.params).items():
         print(f"  {clean(name)} = {clean(repr(value))}")
@@ -148,6 +168,55 @@ def print_trial(engine: Engine, record: StudyRecord, trial: TrialRecord) -> None
         print("files:")
         for item in trial.artifacts:
             print(f"  {item.name}  {item.size} bytes  {engine.artifacts.path(item)}")
+
+
+def print_why(record: StudyRecord, trial: TrialRecord) -> None:
+    """Why the search suggested a trial, and what came of it."""
+    why = trial.why
+    if not why:
+        sampler = (record.spec or {}).get("sampler")
+        whose = f"this study's is {sampler!r}" if sampler else "an Optuna program made this study"
+        print(f"trial {trial.number} of {clean(record.name)} has no reason: only sampler 'auto' leaves one, {whose}")
+        return
+    print(f"why trial {trial.number} of {clean(record.name)}:")
+    rows = [(label, text) for label, text in _reasons(record, trial) if text is not None]
+    width = max(len(label) for label, _ in rows) + 2
+    for label, text in rows:
+        print(f"  {label.ljust(width)}{clean(text)}")
+
+
+def _reasons(record: StudyRecord, trial: TrialRecord) -> Iterator[tuple[str, str | None]]:
+    """A label and a text for each reason; None for one that the sampler has not left."""
+    why = trial.why
+
+    def number(key: str) -> float | None:
+        """What JSON could not say as a number, as infinity, is no reason."""
+        value = why.get(key)
+        return float(value) if isinstance(value, int | float) else None
+
+    def shown(key: str, form: str = "{:.4g}") -> str | None:
+        value = number(key)
+        return None if value is None else form.format(value)
+
+    yield "arm", str(why["arm"]) if "arm" in why else None
+    yield "model", shown("model_rows", "{:.0f} results")
+    metric = clean(record.metric_names[0])
+    mean, sd = number("mean"), number("sd")
+    if mean is not None and sd is not None:
+        yield f"predicted {metric}", f"{format_value(mean)} ± {sd:.2g}"
+        if trial.value is not None:
+            side = "above" if trial.value > mean else "below"
+            off = f", {abs(trial.value - mean) / sd:.1f} sd {side}" if sd > 0 else ""
+            yield f"{metric} that came", format_value(trial.value) + off
+    yield "best by then", shown("best")
+    yield "chance to keep the constraints", shown("feasible", "{:.2f}")
+    yield "log of what it was worth", shown("acquisition")
+    weights = why.get("sources") or {}
+    yield "learnt from", ", ".join(f"{name} {float(weight):.2f}" for name, weight in weights.items()) or None
+    forecast = why.get("forecast")
+    direction = "max" if record.directions[0] == "maximize" else "min"
+    yield "forecast", format_forecast(forecast, direction) if forecast else None
+    yield "took", shown("ms", "{:.1f} ms")
 
 
 def _done(counts: Mapping[str, int]) -> int:

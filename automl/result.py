@@ -26,7 +26,10 @@ class Result:
 
     @property
     def best_trial(self) -> TrialRecord:
-        """The best complete trial. Raises `InvalidInput` when there is none, or when several metrics compete."""
+        """The best complete trial, of those that keep all constraints if any does; see its `violated`.
+
+        Raises `InvalidInput` when there is none, or when several metrics compete.
+        """
         if len(self.study.directions) > 1:
             raise InvalidInput("the study has several metrics; use .best_trials", field="metrics")
         if not self._best:
@@ -35,8 +38,12 @@ class Result:
 
     @property
     def best_trials(self) -> list[TrialRecord]:
-        """The complete trials that no other beats in every metric (one or more for a single metric), by number."""
+        """The complete trials that no other beats in every metric (one or more for a single metric), by number.
+
+        Of those that keep all constraints, if any does.
+        """
         complete = [t for t in self.trials if t.state is TrialState.COMPLETE and t.values is not None]
+        complete = [t for t in complete if not t.violated] or complete
         return [t for t in complete if not any(self._dominates(other, t) for other in complete)]
 
     @property
@@ -74,6 +81,7 @@ def trial_row(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "state": trial.state.value,
         **dict(zip(record.metric_names, values, strict=True)),
         **{f"metrics.{name}": value for name, value in trial.metrics.items()},
+        **{f"constraints.{name}": value for name, value in trial.constraints.items()},
         **{f"params.{name}": value for name, value in trial.params.items()},
         "duration_s": trial.duration_s,
         "attempt": trial.attempt,

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from automl.core import StudyRecord, TrialRecord, TrialState
 from automl.declaration import StudySpec, in_declared_order
 from automl.dispatch.local import search
-from automl.display import Display, FinishedTrial, Progress, RunningTrial, estimate_seconds_left, open_display
+from automl.display import (
+    Display,
+    FinishedTrial,
+    Progress,
+    RunningTrial,
+    estimate_seconds_left,
+    format_forecast,
+    open_display,
+)
 from automl.engine import Engine, connect
 from automl.errors import DatabaseUnavailable, InvalidInput, InvalidStudy
 from automl.result import Result, raise_if_failed
@@ -91,6 +99,7 @@ class Watcher:
         budget = self._spec.budget
         left = None if budget.trials is None else budget.trials + counts["cancelled"] - ended
         metric, direction = next(iter(self._spec.metrics.items()))
+        forecast = self._engine.forecast(record)
         self.progress = Progress(
             study=record.name,
             state=record.state.value,
@@ -104,6 +113,9 @@ class Watcher:
             best_number=best.number if best else None,
             best_value=best.value if best else None,
             best_params=self.ordered(best.params) if best else {},
+            best_violated=best.violated if best else (),
+            forecast=format_forecast(forecast, direction) if forecast else None,
+            reason=record.reason,
             running=tuple(self._running(trial, now) for trial in running),
             finished=tuple(finished),
             failures=tuple(self._failures),
@@ -139,7 +151,9 @@ class Watcher:
     def _finished(self, trial: TrialRecord) -> FinishedTrial:
         failure = trial.failure.message if trial.failure is not None else None
         params = self.ordered(trial.params)
-        return FinishedTrial(trial.number, trial.state.value, trial.value, trial.duration_s, failure, params)
+        return FinishedTrial(
+            trial.number, trial.state.value, trial.value, trial.duration_s, failure, params, trial.violated
+        )
 
     def _running(self, trial: TrialRecord, now: float) -> RunningTrial:
         max_step = self._spec.fidelity.max if self._spec.fidelity else None

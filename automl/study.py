@@ -6,9 +6,10 @@ Training processes import this too, so what only a search needs is imported by t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from automl.declaration import Budget, Direction, Fidelity, Parameter, Resources, Space, StudySpec
 from automl.errors import InvalidInput, InvalidStudy
@@ -39,6 +40,9 @@ class Study:
         pruner: Any = "auto",
         seed: int = 0,
         retries: int = 0,
+        cost: str | None = None,
+        constraints: Mapping[str, Mapping[Direction, float]] = MappingProxyType({}),
+        transfer: Literal["auto"] | Sequence[str] | None = None,
     ):
         """`sampler` and `pruner` are names or Optuna objects.
 
@@ -54,6 +58,12 @@ class Study:
             pruner: "auto", "none", "median", "hyperband", "asha", or an Optuna pruner.
             seed: the same seed gives the same suggestions for the same results.
             retries: how often a trial whose function raised is tried again.
+            cost: "seconds", or the name of a metric or fact that trials report: the search then looks for the most
+                improvement per cost, the more so the more of the budget is left.
+            constraints: further metrics that trials report -> {"max": bound}, {"min": bound} or both. A trial that is
+                outside is never the best while one is inside.
+            transfer: past studies to learn from: their names; "auto": those in the database that have at least half
+                of the parameters; None: none.
         """
         if not callable(train):
             raise InvalidStudy(f"train: {train!r} cannot be called; give a function that takes a trial", field="train")
@@ -71,6 +81,9 @@ class Study:
             pruner=pruner_name,
             seed=seed,
             retries=retries,
+            cost=cost,
+            constraints=constraints,  # type: ignore[arg-type]  # parsed there
+            transfer=transfer,  # type: ignore[arg-type]
         )
 
     @classmethod

@@ -2,8 +2,8 @@
 
 Each round looks at what happened, makes as many waiting trials as there are slots to take them, and makes again what
 nobody has claimed while new results came in. All state is in the database: the history is re-read through the change
-feed, the sampler is built anew for each suggestion from (seed, number, history). Whoever holds the lease next goes on
-with the same suggestions.
+feed, and a suggestion is a function of (seed, number, history). Whoever holds the lease next goes on with the same
+suggestions.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from automl.core import StudyRecord, StudyState
+from automl.core import Attr, StudyRecord, StudyState
 from automl.declaration import StudySpec
-from automl.errors import InvalidInput
-from automl.search import GridExhausted, History, suggest
+from automl.display import format_forecast
+from automl.errors import InvalidInput, LeaseLost
+from automl.search import BayesianSampler, GridExhausted, History, make_sampler, suggest
+from automl.search.samplers import Context
+from automl.search.transfer import Source
+from automl.storage.sources import Past, Sources
 from automl.storage.studies import Held, Studies, Unclaimed
 
 log = logging.getLogger("automl.suggester")
@@ -31,18 +35,36 @@ if TYPE_CHECKING:
 #: These do not look at results, so that new ones give no reason to suggest again.
 _BLIND_SAMPLERS = ("random", "grid")
 
+#: A search has converged when it gives a further improvement that is worth mentioning less of a chance than this ...
+CONVERGED_BELOW = 0.05
+#: ... and has as many results, and as many for each parameter, as a forecast takes to be more than a guess.
+ENOUGH_RESULTS, ENOUGH_FOR_EACH = 10, 2
+
+
+class _Converged(Exception):
+    """More trials are not worth it; the message is the reason."""
+
 
 class Suggester:
     """The suggestions of one study. Not thread-safe: one thread calls `step` again and again."""
 
-    def __init__(self, studies: Studies, view: OptunaStorage, record: StudyRecord, sampler: BaseSampler | None = None):
+    def __init__(
+        self,
+        studies: Studies,
+        sources: Sources,
+        view: OptunaStorage,
+        record: StudyRecord,
+        sampler: BaseSampler | None = None,
+    ):
         """`sampler` is an Optuna sampler to use instead of the one that the study's declaration names."""
         assert record.spec is not None
         self._studies = studies
+        self._sources = sources
         self._view = view
         self._study_id = record.id
         self._spec = StudySpec.from_json(record.spec)
-        self._sampler = sampler if sampler is not None else self._spec.sampler
+        self._choice: str | BaseSampler = sampler if sampler is not None else self._spec.sampler
+        self._ours: BayesianSampler | None = None  # kept: it remembers what it has read
         self._history = History(record.directions, record.name, space=self._spec.space)
         self._token = uuid.uuid4().hex
         self._held_at: float | None = None
@@ -60,7 +82,14 @@ class Suggester:
             self._studies.close_if_done(self._study_id)
             return 0
         unclaimed = self._studies.unclaimed(self._study_id)
-        made = self._make_again(unclaimed) + self._fill(held, slots, len(unclaimed))
+        try:
+            made = self._make_again(unclaimed) + self._fill(held, slots, len(unclaimed))
+        except _Converged as reason:
+            if self._studies.converge(self._study_id, self._token, str(reason)):
+                self._studies.close_if_done(self._study_id)
+            return 0
+        except LeaseLost:  # this process slept too long: another one suggests
+            return 0
         if not made and held.trials_left is not None and held.trials_left <= 0:
             self._studies.close_if_done(self._study_id)
         return made
@@ -102,7 +131,7 @@ class Suggester:
     def _make_again(self, unclaimed: Sequence[Unclaimed]) -> int:
         """Complete enqueued trials, and renew the suggestion that is claimed next if new results came since."""
         made = 0
-        renewable = self._sampler not in _BLIND_SAMPLERS
+        renewable = self._choice not in _BLIND_SAMPLERS
         for waiting in unclaimed:
             if waiting.basis is None:
                 made += self._complete(waiting)
@@ -123,8 +152,6 @@ class Suggester:
 
     def _revise(self, waiting: Unclaimed) -> int:
         suggestion = self._suggestion(waiting.number, waiting.fixed)
-        if waiting.fixed is not None:
-            suggestion["system_attrs"] = {**suggestion["system_attrs"], "fixed_params": waiting.fixed}
         return int(self._studies.revise_suggestion(self._study_id, waiting.number, suggestion))
 
     def _look(self) -> Sequence[FrozenTrial]:
@@ -134,22 +161,70 @@ class Suggester:
         return trials
 
     def _suggestion(self, number: int, fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Trial `number`. Raises `_Converged` when it is not worth making, unless some of it is `fixed`."""
         trials = self._look()
         found = suggest(
             self._history,
             number,
-            self._sampler,
+            self._sampler(),
             self._spec.seed,
             space=self._spec.space,
             fixed=fixed,
             n_trials=self._spec.budget.trials,
         )
+        if fixed is None:
+            self._check_convergence(found.system_attrs.get(Attr.WHY, {}).get("forecast") or {})
         return {
             "params": found.params,
             "distributions": found.distributions,
             "system_attrs": found.system_attrs,
             "basis": _results(trials),
         }
+
+    def _sampler(self) -> str | BaseSampler:
+        """What `suggest` is to use. Raises `LeaseLost`."""
+        if self._choice != "auto" and not isinstance(self._choice, BayesianSampler):
+            return self._choice
+        if self._ours is None:
+            spec = self._spec
+            made = make_sampler(
+                self._choice,
+                seed=spec.seed,
+                space=spec.space,
+                directions=spec.directions,
+                n_trials=spec.budget.trials,
+                context=Context(spec.fidelity, spec.cost, spec.budget.margin, self._learn_from()),
+            )
+            assert isinstance(made, BayesianSampler)
+            self._ours = made
+        return self._ours
+
+    def _learn_from(self) -> tuple[Source, ...]:
+        """The past studies, the same ones each time that this study is searched. Raises `LeaseLost`."""
+        if self._spec.transfer is None:
+            return ()
+        chosen = self._sources.chosen(self._study_id, self._spec)
+        if chosen is None:
+            chosen = self._sources.choose(self._study_id, self._spec)
+            note = self._sources.to_json(self._spec, chosen)
+            if not self._studies.note(self._study_id, self._token, Attr.SOURCES, note):
+                raise LeaseLost(f"study {self._spec.name!r} is held by another process")
+        return as_sources(self._sources, chosen)
+
+    def _check_convergence(self, forecast: Mapping[str, Any]) -> None:
+        """Raises `_Converged`, if the budget asks for it."""
+        chance = forecast.get("p_margin")
+        enough = max(ENOUGH_RESULTS, ENOUGH_FOR_EACH * len(self._spec.space or ()))
+        if self._spec.budget.stop_when is None or chance is None or self._history.n_finished < enough:
+            return
+        if chance < CONVERGED_BELOW:
+            raise _Converged(f"converged: {format_forecast(forecast, next(iter(self._spec.metrics.values())))}")
+
+
+def as_sources(sources: Sources, chosen: Iterable[Past]) -> tuple[Source, ...]:
+    """What the past studies found, as the search takes it: points outside of the new space are its business."""
+    found = (sources.found(past) for past in chosen)
+    return tuple(Source(item.name, item.params, item.values) for item in found if item is not None and item.values)
 
 
 def _results(trials: Sequence[FrozenTrial]) -> int:

@@ -19,8 +19,10 @@ from automl.display.progress import (
     clean,
     estimate_seconds_left,
     format_duration,
+    format_forecast,
     format_params,
     format_value,
+    format_violated,
 )
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "RunningTrial",
     "estimate_seconds_left",
     "format_duration",
+    "format_forecast",
     "format_params",
     "format_value",
+    "format_violated",
     "open_display",
     "print_result",
 ]
@@ -103,6 +107,8 @@ def _line(progress: Progress, trial: FinishedTrial, ended: int) -> str:
     parts = [f"trial {trial.number}", trial.state]
     if trial.value is not None:
         parts.append(f"{clean(progress.metric)} {format_value(trial.value)}")
+    if trial.violated:
+        parts.append(format_violated(trial.violated))
     if trial.failure:
         parts.append(clean(trial.failure))
     if progress.best_number is not None:
@@ -110,4 +116,6 @@ def _line(progress: Progress, trial: FinishedTrial, ended: int) -> str:
     parts.append(f"{ended}/{progress.budget_trials}" if progress.budget_trials else f"{ended} trials")
     if progress.left_s:
         parts.append(f"left {format_duration(progress.left_s)}")
+    if progress.forecast:
+        parts.append(clean(progress.forecast))
     return "  ".join(parts)

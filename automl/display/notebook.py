@@ -16,8 +16,9 @@ from automl.display.progress import (
     done,
     format_duration,
     format_value,
+    format_violated,
     param,
-    state_word,
+    state_and_reason,
     times,
 )
 
@@ -84,14 +85,19 @@ def to_html(progress: Progress) -> str:
     )
     parts = [
         f'<div style="display:flex;justify-content:space-between;margin-bottom:6px"><span><b>{_escape(progress.study)}'
-        f"</b>&ensp;{faint(_escape(state_word(progress)))}</span>{faint(times(progress))}</div>",
+        f"</b>&ensp;{faint(_escape(state_and_reason(progress)))}</span>{faint(times(progress))}</div>",
         bar("budget used", progress.fraction, "#2f9e8f"),
         f'<div style="margin-top:6px">{done(progress)}&ensp;{faint("·")}&ensp;{counts}</div>',
     ]
     if progress.best_number is not None:
         params = ", ".join(f"{_escape(k)}&nbsp;{_escape(param(v))}" for k, v in progress.best_params.items())
         best = f"{_escape(progress.metric)}&nbsp;<b>{format_value(progress.best_value)}</b>"
-        parts.append(table([row([faint("best"), best, faint(f"trial&nbsp;{progress.best_number}"), params])]))
+        cells = [faint("best"), best, faint(f"trial&nbsp;{progress.best_number}"), params]
+        if progress.best_violated:
+            cells.append(faint(_escape(format_violated(progress.best_violated))))
+        parts.append(table([row(cells)]))
+    if progress.forecast:
+        parts.append(f'<div style="margin-top:6px">{faint(_escape(progress.forecast))}</div>')
     rows = []
     for trial in progress.running:
         steps, meter = str(trial.step or ""), ""

@@ -44,6 +44,7 @@ class FinishedTrial:
     duration_s: float | None
     failure: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    violated: tuple[str, ...] = ()  #: constraints that it does not keep
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Progress:
     """A search at one moment.
 
     `counts` is by state, as in `automl show`: total, waiting, running, paused, complete, pruned, failed, cancelled.
-    `finished` are the trials that ended since the last snapshot; `failures` the last failures, one line each.
+    `finished` are the trials that ended since the last snapshot; `failures` the last failures, one line each;
+    `forecast` what the search expects of more trials, see `format_forecast`; `reason` why the study is over.
     """
 
     study: str
@@ -66,6 +68,9 @@ class Progress:
     best_number: int | None = None
     best_value: float | None = None
     best_params: Mapping[str, Any] = field(default_factory=dict)
+    best_violated: tuple[str, ...] = ()  #: constraints that even the best trial does not keep
+    forecast: str | None = None
+    reason: str | None = None
     running: tuple[RunningTrial, ...] = ()
     finished: tuple[FinishedTrial, ...] = ()
     failures: tuple[str, ...] = ()
@@ -136,6 +141,20 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def format_forecast(forecast: Mapping[str, Any], direction: str) -> str:
+    """`20 more trials: +0.2 ± 0.1`, with a minus for a metric that is minimised ("min").
+
+    `forecast` has `trials`, `gain` (how much better the best is expected to be after them) and `sd`.
+    """
+    sign = "-" if direction == "min" else "+"
+    return f"{forecast['trials']} more trials: {sign}{forecast['gain']:.2g} ± {forecast['sd']:.2g}"
+
+
+def format_violated(names: Sequence[str]) -> str:
+    """`violates latency_ms, memory_mb`; empty when there are none."""
+    return f"violates {', '.join(map(clean, names))}" if names else ""
+
+
 def done(progress: Progress) -> str:
     """`31/60 trials`."""
     return f"{progress.ended}/{progress.budget_trials} trials" if progress.budget_trials else f"{progress.ended} trials"
@@ -150,6 +169,11 @@ def times(progress: Progress) -> str:
 def state_word(progress: Progress) -> str:
     """The study's state in a word that suits a search that is being watched."""
     return "searching" if progress.state == "open" else clean(progress.state)
+
+
+def state_and_reason(progress: Progress) -> str:
+    """`state_word`, and why: `finished (converged: 20 more trials: +0.2 ± 0.1)`."""
+    return state_word(progress) + (f" ({clean(progress.reason)})" if progress.reason else "")
 
 
 def param(value: object) -> str:

@@ -26,7 +26,9 @@ from automl.display.progress import (
     format_duration,
     format_params,
     format_value,
+    format_violated,
     param,
+    state_and_reason,
     state_word,
     times,
 )
@@ -38,7 +40,7 @@ _PERIOD_S = 1 / 8
 _MAX_WIDTH = 110
 
 #: Lines of the view that are neither running trials nor failures, with the parameters on three.
-_FIXED_LINES = 12
+_FIXED_LINES = 13
 _SHOWN_PARAMS = 12
 
 _TOP_TRIALS = 5
@@ -76,7 +78,7 @@ def view(progress: Progress, height: int = 24) -> RenderableType:
     head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     head.add_column(justify="right", no_wrap=True)
     title = Text(clean(progress.study), style="bold")
-    title.append(f"  {state_word(progress)}", style="dim")
+    title.append(f"  {state_and_reason(progress)}", style="dim")
     head.add_row(title, Text(times(progress), style="dim"))
 
     overall = Table.grid(expand=True, padding=(0, 2, 0, 0))
@@ -118,6 +120,8 @@ def _best(progress: Progress) -> RenderableType:
     value = Text(f"{clean(progress.metric)} ", overflow="ellipsis", no_wrap=True)
     value.append(format_value(progress.best_value), style="bold green")
     value.append(f"   trial {progress.best_number}", style="dim")
+    if progress.best_violated:
+        value.append(f"   {format_violated(progress.best_violated)}", style="yellow")
     params = Text()
     for name, setting in list(progress.best_params.items())[:_SHOWN_PARAMS]:
         params.append(f"{clean(name)}=", style="dim").append(f"{param(setting)}   ")
@@ -125,6 +129,8 @@ def _best(progress: Progress) -> RenderableType:
         params.append(f"and {more} more", style="dim")
     table.add_row("best", value)
     table.add_row("", params)
+    if progress.forecast:
+        table.add_row("ahead", Text(clean(progress.forecast)))
     return table
 
 
@@ -167,6 +173,8 @@ def print_table(
     title.append(f"  {state_word(progress)}   {done(progress)}", style="dim")
     title.append(f" in {format_duration(progress.elapsed_s)}", style="dim")
     console.print(title)
+    if progress.reason:
+        console.print(Text(clean(progress.reason), style="dim"))
     console.print()
     if top:
         console.print(_result_table(progress, top[:_TOP_TRIALS]))
@@ -188,5 +196,8 @@ def _result_table(progress: Progress, top: Sequence[FinishedTrial]) -> Table:
     table.add_column("took", justify="right", no_wrap=True)
     for i, trial in enumerate(top):
         value = Text(format_value(trial.value), style="" if i else "bold green")
-        table.add_row(str(trial.number), value, Text(format_params(trial.params)), format_duration(trial.duration_s))
+        params = Text(format_params(trial.params))
+        if trial.violated:
+            params.append(f"  {format_violated(trial.violated)}", style="yellow")
+        table.add_row(str(trial.number), value, params, format_duration(trial.duration_s))
     return table

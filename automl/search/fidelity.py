@@ -44,9 +44,8 @@ _MAX_EARLY_ROWS = 33
 _ETA = 3.0
 #: A rung closer to the maximal step says nothing that the result does not.
 _LEAST_GAP = 1.5
-#: Only the latest curves are looked at, and of completed trials the latest ones are judged by, so that the time for a
-#: suggestion is bounded.
-_MAX_CURVES, _MAX_JUDGES = 1000, 200
+#: Of each kind only the latest trials are looked into, so that the time for a suggestion is bounded.
+_MAX_UNFINISHED, _MAX_JUDGES = 1000, 200
 #: A rung is trusted above this rank correlation with the results of so many completed trials.
 _LEAST_CORRELATION, _LEAST_JUDGES = 0.3, 5
 #: The last report may be away from the result by this share of the spread of results. An accuracy is further from a
@@ -87,9 +86,9 @@ def curve_rows(o: Observations, fidelity: Fidelity | None = None) -> CurveRows:
         return none
     results = _results(o)
     over = results.keys() | {x.tobytes() for x in o.failed}
-    curves = o.curves[-_MAX_CURVES:]
-    unfinished = [curve for curve in curves if curve.x.tobytes() not in over]
-    completed = [curve for curve in curves if curve.x.tobytes() in results][-_MAX_JUDGES:]
+    points = [curve.x.tobytes() for curve in o.curves]
+    unfinished = [c for c, point in zip(o.curves, points, strict=True) if point not in over][-_MAX_UNFINISHED:]
+    completed = [c for c, point in zip(o.curves, points, strict=True) if point in results][-_MAX_JUDGES:]
     if not unfinished or len(completed) < _LEAST_JUDGES:
         return none
     ladder = _ladder(completed, fidelity)

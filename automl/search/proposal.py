@@ -14,7 +14,7 @@ hyperparameters of earlier fits come from the trials that they were noted in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from automl.search.cube import unit
 from automl.search.encoding import Encoding
 from automl.search.fidelity import AtFullFidelity, curve_rows
 from automl.search.forecast import HORIZON, forecast
+from automl.search.local import MOST_ROWS, visible
 from automl.search.observations import Observations
 from automl.search.optimize import Effort, maximise
 from automl.search.pareto import (
@@ -57,7 +58,7 @@ _COLD_ITERATIONS, _WARM_ITERATIONS = 30, 15
 #: budgets of a hundred (Hvarfner et al. 2022, section 5).
 _BELIEF_RESULTS = 10.0
 
-#: Name of a model -> its hyperparameters (k, d + 4), and the number of results when they were fitted.
+#: Name of a model -> its hyperparameters (k, d + 4), and the number of results, or rows, when they were fitted.
 Fits = Mapping[str, tuple[np.ndarray, int]]
 
 
@@ -106,10 +107,12 @@ class _Model:
     """The posteriors behind one suggestion."""
 
     def __init__(self, o: Observations, request: Request):
-        self.o = o
+        self.all = o
         self.encoding = o.encoding
         self.request = request
         self.rng = np.random.default_rng(derived_seed("proposal", request.seed, request.number))
+        self.o, self.arm = _shown(o, self.rng)
+        o = self.o
         self.fits: dict[str, tuple[np.ndarray, int]] = {}
         self.is_new = False
         rows, self.owner = _distinct(o.x)
@@ -117,8 +120,8 @@ class _Model:
         self.x = o.x[rows]
         self.z = self.encoding.features(self.x)
         self.pending = self.encoding.features(o.pending)
-        self.feasible = self._mean((np.nan_to_num(o.slack, nan=0.0) <= 0.0).all(axis=1)) > 0.5
-        self.why: dict[str, Any] = {"arm": "model", "model_rows": len(self.x)}
+        self.feasible = self._mean(_feasible(o)) > 0.5
+        self.why: dict[str, Any] = {"arm": self.arm, "model_rows": len(self.x)}
 
     def propose(self) -> Proposal:
         goal = self._improvement() if self.o.values.shape[1] == 1 else self._front()
@@ -129,7 +132,7 @@ class _Model:
         if self.feasible.any():
             terms.insert(0, goal.term)
         order = np.lexsort((goal.loss, ~self.feasible))
-        worth = Worth(self.encoding, terms, belief(self.encoding, _BELIEF_RESULTS / len(self.o.x)))
+        worth = Worth(self.encoding, terms, belief(self.encoding, _BELIEF_RESULTS / len(self.all.x)))
         candidates, _ = maximise(worth, self.encoding, self.x[order[:KNOWN]], self.rng, EFFORT)
         x = self._first_new(candidates, worth)[None]
         self.why["acquisition"] = float(worth.value(x)[0])
@@ -138,7 +141,7 @@ class _Model:
             self.why["feasible"] = float(np.exp(sum(chance.value(z)[0] for chance in chances)))
         if goal.explain is not None:
             self.why |= goal.explain(z)
-        return Proposal(x[0], self.why, self.fits if self.is_new else {})
+        return Proposal(x[0], self.why, {**self.request.fits, **self.fits} if self.is_new else {})
 
     # -- what a point may gain ---------------------------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class _Model:
         warp = half_rank(np.concatenate([self.o.values[:, 0], curves.values]))
         n = len(self.o.x)
         data = gp.Data(self.z, self._mean(warp.y[:n]), self.encoding.group, self.repeats)
-        draws = min(max(DRAWS_TIMES_RESULTS // len(self.x), FEWEST_DRAWS), MOST_DRAWS)
+        draws = min(max(DRAWS_TIMES_RESULTS // (len(self.x) + len(curves)), FEWEST_DRAWS), MOST_DRAWS)
         model: gp.GaussianProcess | AtFullFidelity | Ensemble
         if len(curves):
             joined = curves.join(data, self.encoding, warp.y[n:])
@@ -210,9 +213,8 @@ class _Model:
         """What more trials will bring when the next one promises a gain of `promise`, in units of the metric."""
         if self.encoding.pinned:
             return {}
-        counts = (np.nan_to_num(self.o.slack, nan=0.0) <= 0.0).all(axis=1)
         horizon = HORIZON if self.request.n_trials is None else self.request.n_trials - self.request.number
-        values = np.where(counts, self.o.values[:, 0], np.inf)
+        values = np.where(_feasible(self.all), self.all.values[:, 0], np.inf)
         chance = self.why.get("feasible", 1.0)
         found = forecast(values, promise * chance, min(max(horizon, 1), HORIZON), self.request.margin)
         if found is None:
@@ -246,7 +248,7 @@ class _Model:
         told = self.o.cost > 0.0
         if told.sum() < STARTUP_RESULTS or self.request.n_trials is None:
             return []
-        left = max(0.0, 1.0 - len(self.o.x) / self.request.n_trials)
+        left = max(0.0, 1.0 - len(self.all.x) / self.request.n_trials)
         rows, owner = _distinct(self.o.x[told])
         y, _, scale = standardise(np.log(self.o.cost[told]))
         data = gp.Data(
@@ -268,7 +270,8 @@ class _Model:
         self, name: str, data: gp.Data, draws: int, *, always: bool = False, prior: gp.Prior = PRIOR
     ) -> gp.GaussianProcess:
         """The posterior at `draws` hyperparameters, fitted anew where the earlier fit has become too old."""
-        n = len(self.o.x)
+        name = name if self.arm == "model" else f"{name}, {self.arm}"
+        n = max(len(self.all.x), len(data.y))
         thetas, fitted_at = self.request.fits.get(name, (np.empty((0, 0)), 0))
         cold = thetas.shape[1] != data.d + gp.N_VARIANCES  # never fitted, or in another space
         if cold or always or not fitted_at <= n <= GROWTH * fitted_at:
@@ -289,7 +292,10 @@ class _Model:
 
         In a space where everything was tried it is the first candidate.
         """
-        tried = {place.tobytes() for place in _places(np.concatenate([self.o.x, self.o.failed, self.o.pending]))}
+        o = self.all
+        reported = np.array([curve.x for curve in o.curves]).reshape(-1, self.encoding.d)  # pruned ones too
+        known = np.concatenate([o.x, o.failed, o.pending, reported])
+        tried = {place.tobytes() for place in _places(known)}
         new = [place.tobytes() not in tried for place in _places(candidates)]
         if any(new):
             return candidates[new.index(True)]
@@ -341,6 +347,24 @@ def _believed(domain: Any, u: float) -> float:
         return (float(order[min(place, len(order) - 1)]) + 0.5) / len(order)
     value, spread = prior
     return float(np.clip(unit(domain, value) + spread * ndtri(np.clip(u, 0.01, 0.99)), 0.0, 1.0))
+
+
+def _shown(o: Observations, rng: np.random.Generator) -> tuple[Observations, str]:
+    """What the model sees of `o`: all of it while it is little, see `local`; and the name of the choice."""
+    if len(o.x) + len(o.failed) <= MOST_ROWS:
+        return o, "model"
+    first, owner = _distinct(o.x)
+    loss = np.argsort(np.argsort(o.values, axis=0, kind="stable"), axis=0, kind="stable").sum(axis=1).astype(float)
+    loss[~_feasible(o)] += o.values.size
+    rows, arm = visible(o.encoding.features(o.x[first]), np.bincount(owner, loss) / np.bincount(owner), rng)
+    trials = np.isin(owner, rows)
+    shown = replace(o, x=o.x[trials], values=o.values[trials], slack=o.slack[trials], cost=o.cost[trials])
+    return replace(shown, failed=o.failed[-MOST_ROWS:]), arm
+
+
+def _feasible(o: Observations) -> np.ndarray:
+    """(n,) Whether each result counts; a constraint that was not told holds."""
+    return np.asarray((np.nan_to_num(o.slack, nan=0.0) <= 0.0).all(axis=1))
 
 
 def _places(x: np.ndarray) -> np.ndarray:

@@ -55,7 +55,9 @@ _SAMPLES = 64
 _STIFFNESS, _SHORTNESS = 0.5, 2.0
 #: Prior deviation of a weight, in units of one over the root of the number of sources, and of the constant.
 _WEIGHT_SD, _CONSTANT_SD = 1.0, 0.5
-#: A source of less weight is dropped: it costs a prediction and changes nothing.
+#: Times 1 / sqrt(n): the deviation of the agreement with results that a source knows nothing of.
+_CHANCE = 2.0 / 3.0
+#: A source that moves the prior mean by less, in standard deviations of y, is dropped: it costs and changes nothing.
 _LEAST_WEIGHT = 0.02
 
 
@@ -84,7 +86,7 @@ class Ensemble:
     shares: np.ndarray
     constant: float
     z: np.ndarray
-    weights: Mapping[str, float]  #: of all sources, by name; 0 for dropped ones
+    weights: Mapping[str, float]  #: by name: how far each source moves the prior mean; 0 for dropped ones
 
     @cached_property
     def fitted(self) -> np.ndarray:
@@ -158,40 +160,21 @@ class Transfer:
         """`base` with the sources' lengthscales in its centre; where no source knows a parameter, it stays as it is."""
         if not self._past:
             return base
-        centre: Any = np.where(
-            np.isfinite(self._lengths), self._lengths, base.centre
-        )  # (d,), where the base has one number
+        centre: Any = np.where(np.isfinite(self._lengths), self._lengths, base.centre)  # (d,) for one number
         return replace(base, centre=centre, stiffness=_STIFFNESS, shortness=_SHORTNESS)
 
     def ensemble(self, target: gp.GaussianProcess, data: gp.Data) -> Ensemble:
-        """`target`, the posterior given `data`, with the sources as its prior mean.
-
-        A few results say little about the weights, which then stay near 1 / s; many of them decide.
-        """
-        n, s = len(data.y), len(self._past)
-        means = np.stack([_mean(past.model, data.z) for past in self._past], axis=1) if s else np.empty((n, 0))
-        # The constant may have either sign: the difference of two columns.
-        columns = np.column_stack([means, np.ones(n), -np.ones(n)])
-        precision = _precision(target)  # (k, n, n)
-        deviation = np.sqrt(np.diagonal(precision, axis1=1, axis2=2) * len(precision))[..., None]
-        errors = ((precision @ columns) / deviation).reshape(-1, s + 2)
-        goal = ((precision @ data.y[:, None]) / deviation).ravel()
-        firmness = math.sqrt(max(s, 1)) / _WEIGHT_SD
-        belief = np.zeros((s + 1, s + 2))
-        belief[:s, :s] = firmness * np.eye(s)
-        belief[s, s:] = 1.0 / _CONSTANT_SD, -1.0 / _CONSTANT_SD
-        believed = np.append(np.full(s, firmness / max(s, 1)), 0.0)
-        found, _ = nnls(np.concatenate([errors, belief]), np.concatenate([goal, believed]))
-        shares, constant = np.where(found[:s] < _LEAST_WEIGHT, 0.0, found[:s]), float(found[s] - found[s + 1])
+        """`target`, the posterior given `data`, with the sources as its prior mean; itself when none is of use."""
+        means = np.stack([_mean(past.model, data.z) for past in self._past], axis=1) if self._past else data.z[:, :0]
+        shares, constant = stacked(_precision(target), means, data.y)
+        weight = shares * [past.spread for past in self._past]
+        shares = np.where(weight < _LEAST_WEIGHT, 0.0, shares)
+        weights = dict(zip(self.names, np.where(shares > 0.0, weight, 0.0).tolist(), strict=True))
         used = np.flatnonzero(shares)
-        return Ensemble(
-            _with_targets(target, data.z, data.y - means @ shares - constant),
-            tuple(self._past[j].model for j in used),
-            shares[used],
-            constant,
-            data.z,
-            dict(zip(self.names, shares.tolist(), strict=True)),
-        )
+        if not used.size:  # as if there were no sources
+            return Ensemble(target, (), shares[used], 0.0, data.z, weights)
+        base = _with_targets(target, data.z, data.y - means @ shares - constant)
+        return Ensemble(base, tuple(self._past[j].model for j in used), shares[used], constant, data.z, weights)
 
     @cached_property
     def _past(self) -> tuple[_Past, ...]:
@@ -207,6 +190,41 @@ class Transfer:
         )
 
 
+def stacked(precision: np.ndarray, means: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights (s,) of the sources' `means` (n, s), none negative, and a constant, as the prior mean of targets `y`.
+
+    `precision` (k, n, n) is C^-1 at each draw. Minimised is the mean over the draws of the squared leave-one-out
+    errors, each over its variance, 1 / diag(C^-1). A few results say little: then the weights stay near 1 / s. Before
+    that, sources that rank the results the wrong way, by more than chance, are dropped: two that contradict each other
+    could else cancel.
+    """
+    n, s = means.shape
+    kept = np.flatnonzero(agreement(means, y) > -_CHANCE / math.sqrt(n))
+    deviation = np.sqrt(len(precision) * np.diagonal(precision, axis1=1, axis2=2))[..., None]
+    columns = (precision @ np.column_stack([means, np.ones(n), y]) / deviation).reshape(-1, s + 2)
+    theirs, level, goal = columns[:, kept], columns[:, s], columns[:, s + 1]
+    firmness = math.sqrt(max(len(kept), 1)) / _WEIGHT_SD
+    belief = np.zeros((len(kept) + 1, len(kept) + 2))
+    belief[:-1, :-2] = firmness * np.eye(len(kept))
+    belief[-1, -2:] = 1.0 / _CONSTANT_SD, -1.0 / _CONSTANT_SD
+    believed = np.append(np.full(len(kept), firmness / max(len(kept), 1)), 0.0)
+    # The constant may have either sign: the difference of two columns.
+    problem = np.column_stack([theirs, level, -level])
+    found, _ = nnls(np.concatenate([problem, belief]), np.concatenate([goal, believed]))
+    shares = np.zeros(s)
+    shares[kept] = found[:-2]
+    return shares, float(found[-2] - found[-1])
+
+
+def agreement(means: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(s,) Of the pairs of results, those that a column of `means` (n, s) ranks as `y` (n,) does, less those that it
+    ranks the other way round, as a share: Kendall's tau, 1 - 2 times the ranking loss of Feurer et al.
+    """
+    of_y = np.sign(y[:, None] - y)
+    of_means = np.sign(means.T[:, :, None] - means.T[:, None])
+    return np.asarray((of_means * of_y).sum(axis=(1, 2)) / max(np.abs(of_y).sum(), 1.0))
+
+
 @dataclass(frozen=True)
 class _Past:
     """One source: its points in the new space, and the model of its values."""
@@ -220,6 +238,11 @@ class _Past:
     def order(self) -> np.ndarray:
         """(n,) Rows, the best posterior mean first."""
         return np.argsort(self.model.fitted[0], kind="stable")
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of its posterior means: about 1, or near 0 when it found nothing but noise."""
+        return float(self.model.fitted.std())
 
     def loss(self, z: np.ndarray) -> np.ndarray:
         """(m,) Posterior means, 0 at the best of the source's points and 1 at their median."""

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement, GenericFunction
 
+from automl.core import constraints_of
 from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
 
 #: A connection that a thread has kept idle for longer is asked whether it still lives before it is used.
@@ -131,6 +132,28 @@ def _packed_postgresql(element: packed, compiler: Any, **kw: Any) -> str:
     return f"string_agg({step}::text || ' ' || {value}::text, ' ' ORDER BY {step})"
 
 
+class violates(GenericFunction[bool]):  # noqa: N801
+    """`violates(system_attrs)`: whether one of the constraints in a trial's attributes is above zero."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "violates"
+
+
+#: The second half is for infinities, which `dumps` writes as objects; the third for lists, as old Optunas kept them.
+_VIOLATED = (
+    '$.keyvalue() ? (@.key starts with "constraints:" && (@.value > 0'
+    ' || (exists(@.value."$float") && !(@.value."$float" starts with "-"))))',
+    "$.constraints[*] ? (@ > 0)",
+)
+
+
+@compiles(violates, "postgresql")
+def _violates_postgresql(element: violates, compiler: Any, **kw: Any) -> str:
+    (column,) = (compiler.process(clause, **kw) for clause in element.clauses)
+    return "(" + " OR ".join(f"jsonb_path_exists({column}, '{path}')" for path in _VIOLATED) + ")"
+
+
 #: JSON columns: JSONB where there is one. NULL means SQL's NULL.
 Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -216,6 +239,7 @@ class Database:
                 connection.execute("PRAGMA synchronous = FULL")  # NORMAL may lose the last commits on power loss
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.create_function("json_merge", 2, _merge_json, deterministic=True)
+                connection.create_function("violates", 1, _violates_json, deterministic=True)
                 connection.create_aggregate("packed", 2, _Packed)
 
     @contextmanager
@@ -373,6 +397,12 @@ class _Packed:
 
 def _merge_json(column: str, patch: str) -> str:
     return json.dumps(json.loads(column) | json.loads(patch), separators=(",", ":"))
+
+
+def _violates_json(system_attrs: str) -> bool:
+    if '"constraints' not in system_attrs:
+        return False
+    return any(not value <= 0 for value in constraints_of(loads(system_attrs)).values())
 
 
 def in_forked_child(method: Callable[[], None]) -> None:

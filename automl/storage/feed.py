@@ -41,6 +41,9 @@ TRIAL_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     trial.c.basis,
     *(sa.cast(trial.c[name], sa.Text).label(name) for name in ("params", "distributions", "objectives")),
     *(sa.cast(trial.c[name], sa.Text).label(name) for name in ("user_attrs", "system_attrs")),
+    sa.cast(trial.c.metrics, sa.Text).label("metrics"),
+    trial.c.failure_kind,
+    trial.c.attempt,
     trial.c.started_at,
     trial.c.finished_at,
     _REPORTS.label("reports"),
@@ -107,6 +110,7 @@ class RowReader:
             state=_STATES[texts.state],
             user_attrs=texts.user_attrs if texts.user_attrs != "{}" else "{}",
             system_attrs=texts.system_attrs if texts.system_attrs != "{}" else "{}",
+            metrics=texts.metrics if texts.metrics != "{}" else "{}",
         )
 
     def distribution(self, id: int, body: str) -> BaseDistribution:

@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from automl.core import TrialState
+from automl.core import Attr, TrialState
 from automl.storage.database import dumps, loads
 
 #: What Optuna calls our states. It has no pause, and knows no difference between a failed and a cancelled trial.
@@ -45,6 +45,9 @@ class TrialRow(NamedTuple):
     objectives: str | None
     user_attrs: str
     system_attrs: str
+    metrics: str  #: further ones than the study's
+    failure_kind: str | None  #: of the last attempt that failed
+    attempt: int
     started_at: float | None
     finished_at: float | None
     reports: str | None  #: "step value step value ..."
@@ -117,6 +120,23 @@ def _values(row: TrialRow) -> list[float] | None:
     return None if row.objectives is None else [float(value) for value in loads(row.objectives)]
 
 
+def _user_attrs(row: TrialRow) -> dict[str, Any]:
+    # Further metrics have no other place with Optuna. A fact of the same name was meant as such, and wins.
+    return {**loads(row.metrics), **loads(row.user_attrs)}
+
+
+def _system_attrs(row: TrialRow) -> dict[str, Any]:
+    """What was stored, and what a sampler should know of the trial's fate."""
+    fate: dict[str, Any] = {}
+    if row.state == TrialState.CANCELLED.value:
+        fate[Attr.FAILURE_KIND.value] = row.state
+    elif row.state == TrialState.FAILED.value and row.failure_kind is not None:
+        fate[Attr.FAILURE_KIND.value] = row.failure_kind
+    if row.attempt > 1:
+        fate[Attr.ATTEMPTS.value] = row.attempt
+    return {**loads(row.system_attrs), **fate}
+
+
 def _intermediate_values(row: TrialRow) -> dict[int, float]:
     parts = row.reports.split() if row.reports else []
     return dict(zip(map(int, parts[::2]), map(float, parts[1::2]), strict=True))
@@ -140,8 +160,8 @@ _READ: Mapping[str, Callable[[TrialRow], Any]] = MappingProxyType(
         "_params": _params,
         "_distributions": _distributions,
         "_values": _values,
-        "_user_attrs": lambda row: loads(row.user_attrs),
-        "_system_attrs": lambda row: loads(row.system_attrs),
+        "_user_attrs": _user_attrs,
+        "_system_attrs": _system_attrs,
         "intermediate_values": _intermediate_values,
         "_datetime_start": _datetime_start,
         "datetime_complete": _datetime_complete,

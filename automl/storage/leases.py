@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from automl.core import (
+    CONSTRAINT,
     MAX_LOSSES,
     Artifact,
     Checkpoint,
@@ -153,6 +154,7 @@ def _finish() -> sa.UpdateBase:
             value=sa.bindparam("value", type_=sa.Double),
             metrics=sa.bindparam("metrics", type_=Json),
             user_attrs=json_merge(trial.c.user_attrs, sa.bindparam("facts", type_=sa.Text)),
+            system_attrs=json_merge(trial.c.system_attrs, sa.bindparam("constraints", type_=sa.Text)),
             params=sa.func.coalesce(sa.bindparam("params", type_=trial.c.params.type), trial.c.params),
             distributions=sa.func.coalesce(sa.bindparam("distributions", type_=Json), trial.c.distributions),
             result_token=sa.bindparam("held"),
@@ -303,8 +305,11 @@ class Leases:
     def finish(self, token: str, outcome: Outcome, reports: Sequence[Report] = ()) -> None:
         """Accept the one result of the trial, with its last reports, or raise `LeaseLost`.
 
-        Raises `InvalidInput` for a value that is not finite: PostgreSQL sorts NaN above infinity.
+        Raises `InvalidInput` for a value that is not finite, PostgreSQL sorts NaN above infinity, and for a constraint
+        that is NaN.
         """
+        if any(map(math.isnan, outcome.constraints.values())):
+            raise InvalidInput(f"constraints: {dict(outcome.constraints)} has a NaN; fail the trial", "constraints")
         if not all(map(math.isfinite, outcome.values or ())):
             raise InvalidInput(f"values: {outcome.values} are not all finite; fail the trial instead", field="values")
         values: dict[str, Any] = {
@@ -314,6 +319,8 @@ class Leases:
             "value": outcome.values[0] if outcome.values else None,
             "metrics": dict(outcome.metrics),
             "facts": dumps(dict(outcome.facts)),
+            # In one order for all trials: Optuna's GP knows constraints by their places.
+            "constraints": dumps({CONSTRAINT + name: value for name, value in sorted(outcome.constraints.items())}),
             "params": None,
             "distributions": None,
         }

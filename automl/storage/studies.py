@@ -1,4 +1,4 @@
-"""Studies and the trials in them: declare, suggest into, read, stop, close.
+"""Studies and the trials in them: declare, suggest into, count, stop, close.
 
 Numbers come from a counter on the study row, taken in the transaction that inserts the trial: dense, and never above
 the budget, however many processes ask.
@@ -13,19 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from automl.core import (
-    Artifact,
-    Failure,
-    FailureKind,
-    Report,
-    StudyRecord,
-    StudyState,
-    TrialRecord,
-    TrialState,
-)
+from automl.core import FailureKind, StudyRecord, StudyState, TrialState
 from automl.declaration import StudySpec
 from automl.errors import NotFound, StudyConflict
-from automl.storage.database import Database, now
+from automl.storage.database import Database, dumps, json_merge, now
 from automl.storage.distributions import Distributions
 from automl.storage.prepared import Prepared
 from automl.storage.tables import artifact, distribution, event, report, study, trial
@@ -78,6 +69,7 @@ class Studies:
             "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
             "retries": spec.retries,
             "code_sha256": code_sha256,
+            "reason": None,
         }
         if entrypoint is not None:
             values["entrypoint"] = entrypoint
@@ -96,7 +88,7 @@ class Studies:
         self._database.execute(
             sa.update(study)
             .where(study.c.id == found.id, study.c.state != StudyState.OPEN.value)
-            .values(state=StudyState.OPEN.value, reason=None)
+            .values(state=StudyState.OPEN.value)
         )
         self._database.execute(sa.update(study).where(study.c.id == found.id).values(**values))
         self.close_if_done(found.id)
@@ -291,6 +283,28 @@ class Studies:
         made = study.c.next_number - study.c.cancelled
         self._database.execute(sa.update(study).where(study.c.id == study_id).values(max_trials=made))
 
+    def converge(self, study_id: int, token: str, reason: str) -> bool:
+        """Make no more trials, because the search has converged; those that were started finish, then the study does.
+
+        False, and nothing done, when the study is not open or the lease is lost.
+        """
+        holds = sa.and_(study.c.id == study_id, study.c.suggester_token == token)
+        unclaimed = sa.and_(trial.c.state == TrialState.WAITING.value, trial.c.attempt == 0)
+        ends = sa.update(study).where(holds, study.c.state == StudyState.OPEN.value)
+        with self._database.transaction() as connection:
+            if not connection.execute(ends.values(reason=reason)).rowcount:
+                return False
+            self._cancel(connection, study_id, unclaimed)
+            connection.execute(ends.values(max_trials=study.c.next_number - study.c.cancelled))
+            return True
+
+    def note(self, study_id: int, token: str, key: str, value: Any) -> bool:
+        """Set a system attribute of the study; False, and nothing done, when the lease is lost."""
+        holds = sa.and_(study.c.id == study_id, study.c.suggester_token == token)
+        noted = json_merge(study.c.system_attrs, sa.bindparam("noted", type_=sa.Text))
+        written = sa.update(study).where(holds).values(system_attrs=noted)
+        return bool(self._database.execute(written, {"noted": dumps({key: value})}))
+
     def cancel_waiting(self, study_id: int, number: int | None = None) -> int:
         """Cancel what nobody has started, or only trial `number` of it; how many."""
         which = trial.c.state == TrialState.WAITING.value
@@ -318,69 +332,6 @@ class Studies:
         more = sa.update(study).where(study.c.id == study_id)
         connection.execute(more.values(cancelled=study.c.cancelled + count))
         return count
-
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    def trials(
-        self, study_id: int, *, states: Sequence[TrialState] | None = None, numbers: Sequence[int] | None = None
-    ) -> list[TrialRecord]:
-        """Trials by number."""
-        reports = (
-            sa.select(report.c.step).where(report.c.trial_id == trial.c.id).order_by(report.c.step.desc()).limit(1)
-        )
-        wanted = sa.select(
-            trial,
-            reports.scalar_subquery().label("step"),
-            reports.with_only_columns(report.c.value).scalar_subquery().label("last_value"),
-        ).where(trial.c.study_id == study_id)
-        if states is not None:
-            wanted = wanted.where(trial.c.state.in_([state.value for state in states]))
-        if numbers is not None:
-            wanted = wanted.where(trial.c.number.in_(list(numbers)))
-        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number))]
-
-    def best(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
-        """The best complete trials by the first metric, best first. A trial without a value is never the best."""
-        order = trial.c.value.desc() if record.directions[0] == "maximize" else trial.c.value.asc()
-        wanted = sa.select(trial).where(
-            trial.c.study_id == record.id, trial.c.state == TrialState.COMPLETE.value, trial.c.value.is_not(None)
-        )
-        rows = self._database.all(wanted.order_by(order, trial.c.number).limit(limit))
-        return [_trial_record(row) for row in rows]
-
-    def trial(self, record: StudyRecord, number: int) -> TrialRecord:
-        """One trial with its artifacts. Raises `NotFound`."""
-        found = self.trials(record.id, numbers=[number])
-        if not found:
-            raise NotFound(f"study {record.name!r} has no trial {number}", field="trial")
-        files = sa.select(artifact).where(artifact.c.trial_id == found[0].id).order_by(artifact.c.name)
-        artifacts = tuple(Artifact(row.name, row.sha256, row.size) for row in self._database.all(files))
-        fields = {name: getattr(found[0], name) for name in TrialRecord.__dataclass_fields__}
-        return TrialRecord(**{**fields, "artifacts": artifacts})
-
-    def add_artifacts(self, trial_id: int, files: Sequence[Artifact]) -> None:
-        """Record further files of a finished trial; a name that it has already keeps its file."""
-        for item in files:
-            known = sa.exists().where(artifact.c.trial_id == trial_id, artifact.c.name == item.name)
-            row = sa.select(*map(sa.literal, (trial_id, item.name, item.sha256, item.size))).where(~known)
-            self._database.execute(sa.insert(artifact).from_select(["trial_id", "name", "sha256", "size"], row))
-
-    def reports(self, trial_id: int) -> list[Report]:
-        rows = self._database.all(sa.select(report).where(report.c.trial_id == trial_id).order_by(report.c.step))
-        return [Report(row.step, row.value, row.metrics or {}) for row in rows]
-
-    def history(self, trial_id: int) -> list[dict[str, Any]]:
-        """What happened to a trial: state, cause, attempt, worker, checkpoint_step and time of each move."""
-        names = ("state", "cause", "attempt", "worker", "checkpoint_step", "at")
-        rows = self._database.all(
-            sa.select(*(event.c[name] for name in names)).where(event.c.trial_id == trial_id).order_by(event.c.seq)
-        )
-        return [row._asdict() for row in rows]
-
-    def finished_since(self, study_id: int, moment: float) -> list[TrialRecord]:
-        """Trials that ended at or after `moment` (seconds since the epoch), in that order."""
-        wanted = sa.select(trial).where(trial.c.study_id == study_id, trial.c.finished_at >= moment)
-        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.finished_at))]
 
     def clock(self) -> float:
         """The database's clock, seconds since the epoch."""
@@ -438,25 +389,3 @@ def _new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]
 def _study_record(row: sa.Row[Any]) -> StudyRecord:
     data = row._asdict()
     return StudyRecord(**{**data, "state": StudyState(row.state), "directions": tuple(row.directions)})
-
-
-def _trial_record(row: sa.Row[Any]) -> TrialRecord:
-    failure = None
-    if row.failure_kind is not None:
-        failure = Failure(FailureKind(row.failure_kind), row.failure_message, row.failure_traceback or "")
-    return TrialRecord(
-        id=row.id,
-        number=row.number,
-        state=TrialState(row.state),
-        params=row.params or row.system_attrs.get("fixed_params", {}),
-        values=tuple(row.objectives) if row.objectives is not None else None,
-        metrics=row.metrics,
-        attempt=row.attempt,
-        worker=row.worker,
-        failure=failure,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        step=getattr(row, "step", None),
-        last_value=getattr(row, "last_value", None),
-        facts=row.user_attrs,
-    )

@@ -23,6 +23,7 @@ from automl.trainers.failures import (
     Interrupted,
     NonFinite,
     Pruned,
+    constraint_values,
     failure_of,
     is_optuna_pruned,
     result_values,
@@ -70,12 +71,12 @@ def attempt(declared: Any, job: wire.Job, link: Link) -> wire.Done | wire.Failed
     if isinstance(ended, Interrupted):
         return wire.Interrupted()
     if isinstance(ended, Pruned) or is_optuna_pruned(ended):
-        return wire.Done(_outcome(TrialState.PRUNED, _last_value(ledger), {}, ledger, suggestions))
+        return wire.Done(_outcome(TrialState.PRUNED, _last_value(ledger), {}, job, ledger, suggestions))
     if ended is None:
         try:
             values, metrics = _values(result, ledger, list(job.metrics))
             state = TrialState.PRUNED if ledger.told_to_prune else TrialState.COMPLETE
-            return wire.Done(_outcome(state, values, metrics, ledger, suggestions))
+            return wire.Done(_outcome(state, values, metrics, job, ledger, suggestions))
         except (BadResult, NonFinite) as error:
             ended = error
     failure = failure_of(ended)
@@ -111,12 +112,31 @@ def _outcome(
     state: TrialState,
     values: tuple[float, ...] | None,
     metrics: Mapping[str, float],
+    job: wire.Job,
     ledger: Ledger,
     suggestions: Suggestions,
 ) -> Outcome:
+    """`metrics` are the further ones that were returned; what was only reported counts as last reported.
+
+    Raises `BadResult`, `NonFinite` when a complete trial leaves a declared constraint unknown.
+    """
     params, distributions = suggestions.found
-    artifacts = tuple(ledger.artifacts.values())
-    return Outcome(state, values, metrics, params, distributions, artifacts, ledger.facts)
+    further = {**ledger.metrics, **metrics}
+    objectives = dict(zip(job.metrics, values or (), strict=False))  # of a pruned trial at most the first is known
+    complete = state is TrialState.COMPLETE
+    # What the function said itself, by the name of a declared constraint, needs no metric.
+    bounds = {name: bound for name, bound in job.constraints.items() if name not in ledger.constraints}
+    declared = constraint_values(bounds, {**ledger.facts, **further, **objectives}, complete=complete)
+    return Outcome(
+        state,
+        values,
+        further,
+        params,
+        distributions,
+        tuple(ledger.artifacts.values()),
+        ledger.facts,
+        {**declared, **ledger.constraints},
+    )
 
 
 def _redirect(log_fd: int) -> None:

@@ -8,6 +8,7 @@ import math
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ class Ledger:
     ended: TrialEnded | None = None  #: raised into the function, whether or not it came out at the other end
     told_to_prune: bool = False
     last_value: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  #: further ones, as last reported
+    constraints: dict[str, float] = field(default_factory=dict)  #: as `set_constraint` set them
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -134,6 +137,7 @@ class Trial:
         if objective is not None:
             self._ledger.last_value = objective
             self._reported = True
+        self._ledger.metrics.update({name: given for name, given in numbers.items() if name not in names})
         self._last_step = max(self._last_step, step)
         found = (None, None) if self._told_found else self._suggestions.found
         self._told_found = True
@@ -211,6 +215,28 @@ class Trial:
                 self._ledger.artifacts[artifact.name] = artifact
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """Say whether this trial keeps the constraint `key`: it does where `value` is 0 or less, as in Optuna.
+
+        For what `Study(constraints=...)` cannot say. The first value of a constraint counts, later ones are ignored
+        with a warning; what an interrupted attempt set is forgotten.
+
+        Raises `InvalidInput` for what is no number, and for NaN.
+        """
+        where = f"set_constraint({key!r})"
+        converted = _number(where, value)
+        if math.isnan(converted):
+            raise InvalidInput(f"{where}: nan says nothing; give a number, 0 or less where the constraint is kept", key)
+        if key in self._ledger.constraints:
+            warnings.warn(f"{where} is ignored: it was set to {self._ledger.constraints[key]} before", stacklevel=2)
+            return
+        self._ledger.constraints[key] = converted
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """What `set_constraint` has set so far."""
+        return dict(self._ledger.constraints)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from automl.core import Failure, FailureKind
+from automl.declaration import Bound
 
 _OWN_FRAMES = (str(Path(__file__).parent), "<frozen importlib")
 _OUT_OF_MEMORY = (
@@ -79,6 +80,34 @@ def result_values(result: Any, metrics: Sequence[str]) -> tuple[tuple[float, ...
         if not math.isfinite(value):
             raise NonFinite(f"train() returned {name} = {value}")
     return values, numbers
+
+
+def constraint_values(
+    bounds: Mapping[str, Mapping[str, float]], found: Mapping[str, Any], *, complete: bool
+) -> dict[str, float]:
+    """The constraints that `bounds` declares, from all that the trial `found` by name: each 0 or less where it is kept.
+
+    With `complete=False`, of a trial that ended early, those that can be known.
+
+    Raises:
+        BadResult: a trial that is complete has not reported one, or not as a number.
+        NonFinite: it has reported NaN.
+    """
+    values: dict[str, float] = {}
+    for name, bound in bounds.items():
+        value = number(found.get(name))
+        if value is not None and not math.isnan(value):
+            values[name] = Bound(**bound).excess(value)
+        elif not complete:
+            continue
+        elif name not in found:
+            cure = f"report it, as in trial.report({name}=...), or return it beside the metric"
+            raise BadResult(f"constraints[{name!r}]: the trial reported no such metric; {cure}")
+        elif value is None:
+            raise BadResult(f"constraints[{name!r}]: the trial reported {_shown(found[name])}; report a number")
+        else:
+            raise NonFinite(f"constraints[{name!r}]: the trial reported {value}")
+    return values
 
 
 def _named(result: Any, metrics: Sequence[str]) -> dict[str, Any]:

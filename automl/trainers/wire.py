@@ -35,6 +35,7 @@ class Job:
     params: Mapping[str, Any] = field(default_factory=dict)
     distributions: Mapping[str, str] = field(default_factory=dict)  #: Optuna distribution JSON by parameter
     metrics: Mapping[str, str] = field(default_factory=dict)  #: name -> "min" | "max", the study's, in order
+    constraints: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  #: name -> {"min": ..., "max": ...}
     prunable: bool = False  #: whether asking `should_prune` can ever be answered with yes
     max_step: int | None = None  #: the fidelity's
     checkpoint: Checkpoint | None = None
@@ -159,7 +160,7 @@ def _plain(value: Any) -> Any:
     """`value` as what json can write: dataclasses and mappings of other kinds become dicts."""
     if isinstance(value, Outcome):
         artifacts = [asdict(artifact) for artifact in value.artifacts]
-        names = ("state", "values", "metrics", "params", "distributions", "facts")
+        names = ("state", "values", "metrics", "params", "distributions", "facts", "constraints")
         return {name: _plain(getattr(value, name)) for name in names} | {"artifacts": artifacts}
     if isinstance(value, Checkpoint | Failure):
         return asdict(value)
@@ -200,6 +201,7 @@ def _done(data: dict[str, Any]) -> Done:
             distributions=_optional(dict, fields["distributions"]),
             artifacts=tuple(Artifact(**artifact) for artifact in fields["artifacts"]),
             facts=dict(fields["facts"]),
+            constraints=_numbers(fields["constraints"]),
         )
     )
 

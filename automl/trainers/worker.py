@@ -222,6 +222,7 @@ class Worker:
             params=lease.params,
             distributions=lease.distributions,
             metrics=spec.metrics,
+            constraints={name: bound.to_json() for name, bound in spec.constraints.items()},
             prunable=spec.pruner != "none" and len(spec.metrics) == 1,
             max_step=spec.fidelity.max if spec.fidelity else None,
             checkpoint=lease.checkpoint,

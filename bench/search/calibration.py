@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
+from automl.search.forecast import CONVERGED_BELOW, MARGIN, gained
+
 #: Borders of `p_margin`: convergence, and what a reader tells apart.
 BINS = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
-#: What the search has gained is counted from the median of this many results.
-FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -93,50 +93,46 @@ def wanted(options: argparse.Namespace) -> Iterator[Job]:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Forecasts (f,) and what came: `chance` and whether it was a `hit`; `gain`, `sd` and what was `gained`."""
+    """Forecasts (f,) and what came: `chance` and whether it was a `hit`; `gain`, `sd` and what gain `came`."""
 
     chance: np.ndarray
     hit: np.ndarray
     gain: np.ndarray
     sd: np.ndarray
-    gained: np.ndarray
+    came: np.ndarray
 
     @classmethod
     def of(cls, lines: Sequence[dict[str, Any]]) -> Outcomes:
         """Of all the forecasts whose trials came. Gains are shares of what each search had gained before."""
         rows = []
         for line in lines:
-            best = records(line)
+            results, best = series(line)
             for f in line["forecasts"]:
-                if f["n"] + f["trials"] > len(best):
-                    continue
-                now = best[f["n"] - 1]
-                gained = now - best[f["n"] + f["trials"] - 1]
-                unit = first(line) - now or 1.0
-                rows.append((f["p_margin"], gained > f["margin"], f["gain"] / unit, f["sd"] / unit, gained / unit))
-        chance, hit, gain, sd, gained = np.array(rows, dtype=float).reshape(-1, 5).T
-        return cls(chance, hit > 0.0, gain, sd, gained)
+                end = f["n"] + f["trials"]
+                if end <= len(best):
+                    unit = gained(results[: f["n"]]) or 1.0
+                    came = (best[f["n"] - 1] - best[end - 1]) / unit
+                    rows.append((f["p_margin"], came > MARGIN, f["gain"] / unit, f["sd"] / unit, came))
+        chance, hit, gain, sd, came = np.array(rows, dtype=float).reshape(-1, 5).T
+        return cls(chance, hit > 0.0, gain, sd, came)
 
     def where(self, chosen: np.ndarray) -> Outcomes:
-        return Outcomes(*(getattr(self, name)[chosen] for name in ("chance", "hit", "gain", "sd", "gained")))
+        return Outcomes(*(getattr(self, name)[chosen] for name in ("chance", "hit", "gain", "sd", "came")))
 
     @property
     def within(self) -> np.ndarray:
         """(f,) Whether the gain was within one standard deviation of what was forecast."""
-        return np.abs(self.gained - self.gain) <= self.sd * (1.0 + 1e-9)
+        return np.abs(self.came - self.gain) <= self.sd * (1.0 + 1e-9)
 
     def summary(self) -> dict[str, Any]:
-        means = {name: getattr(self, name).mean() for name in ("chance", "hit", "within", "gain", "gained")}
+        means = {name: getattr(self, name).mean() for name in ("chance", "hit", "within", "gain", "came")}
         return {"forecasts": len(self.hit), **{name: round(float(mean), 4) for name, mean in means.items()}}
 
 
-def records(line: dict[str, Any]) -> np.ndarray:
-    """(n,) The best value after each result."""
-    return np.minimum.accumulate([value for value in line["values"] if value is not None])
-
-
-def first(line: dict[str, Any]) -> float:
-    return float(np.median([value for value in line["values"] if value is not None][:FIRST]))
+def series(line: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) The results of a run, and the best after each."""
+    results = np.array([value for value in line["values"] if value is not None])
+    return results, np.minimum.accumulate(results)
 
 
 def reliability(outcomes: Outcomes) -> dict[str, Any]:
@@ -167,17 +163,16 @@ def recalibration(outcomes: Outcomes) -> dict[str, float]:
 
 def stopping(lines: Sequence[dict[str, Any]], before: int) -> dict[str, Any]:
     """Where the rule ends runs that would go on until `before`, and what that loses."""
-    from automl.search.forecast import CONVERGED_BELOW
-
     ends, lost, more = [], [], []
     for line in lines:
-        best = records(line)[:before]
-        stops = (f for f in line["forecasts"] if f["n"] < len(best) and f["p_margin"] < CONVERGED_BELOW)
-        stop = next(stops, None)
-        ends.append(len(best) if stop is None else stop["n"])
-        lost.append((best[ends[-1] - 1] - best[-1]) / (first(line) - best[-1] or 1.0))
-        if stop is not None:
-            more.append(best[stop["n"] - 1] - best[-1] > stop["margin"])
+        results, best = (array[:before] for array in series(line))
+        stops = (f["n"] for f in line["forecasts"] if f["n"] < len(best) and f["p_margin"] < CONVERGED_BELOW)
+        end = next(stops, len(best))
+        missed = best[end - 1] - best[-1]
+        ends.append(end)
+        lost.append(missed / (gained(results) or 1.0))
+        if end < len(best):
+            more.append(missed > MARGIN * gained(results[:end]))
     return {
         "runs": len(ends),
         "stopped": len(more),
@@ -193,7 +188,7 @@ def show(family: str, table: dict[str, Any]) -> None:
     for name, row in table["reliability"].items():
         print(
             f"  p {name:9s} {row['forecasts']:6d} forecasts: chance {row['chance']:.3f}, came {row['hit']:.3f}; "
-            f"gain {row['gain']:.3f}, came {row['gained']:.3f}, within the sd {row['within']:.2f}"
+            f"gain {row['gain']:.3f}, came {row['came']:.3f}, within the sd {row['within']:.2f}"
         )
     stop = table["stopping"]
     print(

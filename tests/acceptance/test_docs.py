@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -29,6 +30,22 @@ def test_the_study_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "3/3 trials" in done.stdout
     assert (tmp_path / ".automl/artifacts/best/sine/model.onnx").is_file()
+
+
+def test_the_study_with_wishes_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    study = next(block for block in _blocks("python") if "constraints=" in block)
+    (tmp_path / "small_net.py").write_text(study)
+
+    def automl(*words: str) -> str:
+        command = [sys.executable, "-m", "automl", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    automl("run", "small_net.py", "--trials", "12")
+    best = json.loads(automl("show", "small-net", "--json"))["best"]
+    assert best["violated"] == [] and best["params"]["width"] * 0.3 <= 20
+    assert "why trial 11 of small-net:" in automl("show", "small-net", "--trial", "11", "--why")
 
 
 def test_the_optuna_program_in_the_readme_runs_on_our_storage(tmp_path: Path) -> None:

@@ -74,6 +74,36 @@ def test_show_log_is_what_the_trial_printed(toy: Desk) -> None:
     assert toy.works("show", "toy", "--trial", "2", "--log") == "hello from trial 2\n"
 
 
+def test_show_why_tells_the_reason_of_a_suggestion(toy: Desk) -> None:
+    assert "why trial 3 of toy:" in toy.works("show", "toy", "--trial", "3", "--why")
+    shown = toy.json("show", "toy", "--trial", "3", "--why")
+    assert shown.keys() == {"number", "state", "values", "why"}
+    assert isinstance(shown["why"]["arm"], str)
+
+
+CONSTRAINED = TOY.replace("    return score\n", '    return {"score": score, "size": trial.params["n"]}\n').replace(
+    "metrics=", 'sampler="random", constraints={"size": {"max": 1}}, metrics='
+)
+
+
+def test_a_trial_that_violates_a_constraint_is_not_the_best_and_is_marked(desk: Desk) -> None:
+    desk.write("toy.py", CONSTRAINED)
+    assert "violates size" in desk.works("run", "toy.py", "--trials", "12")
+    best = desk.json("show", "toy")["best"]
+    assert best["params"]["n"] == 1 and best["violated"] == []
+    said = desk.works("show", "toy").partition("best:")[2].splitlines()
+    marked = ["violates size" in line for line in said if "x=" in line]
+    assert any(marked) and marked == sorted(marked), "those that violate come last"
+
+
+def test_a_trial_that_does_not_report_what_a_constraint_needs_fails_and_says_so(desk: Desk) -> None:
+    desk.write("toy.py", TOY.replace("metrics=", 'constraints={"size": {"max": 3}}, metrics='))
+    done = desk.automl("run", "toy.py")
+    assert done.status == 1
+    assert "constraints['size']: the trial reported no such metric; report it" in done.err
+    assert desk.trained == [0, 1, 2]
+
+
 def test_stop_cancels_what_runs_and_a_run_opens_the_study_again(make_desk: MakeDesk) -> None:
     desk = make_desk("stopped")
     desk.write("patient.py", PATIENT)

@@ -184,7 +184,8 @@ def test_unknown_studies_and_trials_are_named_with_what_there_is(desk: Desk) -> 
     for command in (["show"], ["stop"], ["export", "--csv", "-"]):
         refused(desk.automl(command[0], "tyo", *command[1:]), "'tyo'", "there are toy")
     refused(desk.automl("show", "toy", "--trial", "5"), "'toy'", "no trial 5")
-    refused(desk.automl("show", "toy", "--log"), "--trial N")
+    refused(desk.automl("show", "toy", "--log"), "--log", "--trial N")
+    refused(desk.automl("show", "toy", "--why"), "--why", "--trial N")
     refused(desk.automl("export", "toy"), "--csv FILE")
     refused(desk.automl("export", "toy", "--csv", "/dev/null/x.csv"), "--csv", "/dev/null/x.csv")
     refused(desk.automl("export", "toy", "--model", "best"), "no files", "save_model")

@@ -110,7 +110,7 @@ class Lab:
         return {row.step: (row.value, row.attempt) for row in rows}
 
     def causes(self, number: int = 0) -> list[str]:
-        return [move["cause"] for move in self.studies.history(self.row(number).id)]
+        return [move["cause"] for move in self.engine.moves(self.engine.trial(self.study, number))]
 
     def everything(self) -> dict[str, Sequence[Any]]:
         """All that the database holds, to show that a refused call changed nothing."""

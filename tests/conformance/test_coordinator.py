@@ -42,7 +42,7 @@ from automl.storage import leases as leases_module
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
 from automl.storage.tables import artifact, event, trial
-from tests.conformance.lab import LEASE_S, UNIT, Lab, checkpoint, complete, new_token, spec
+from tests.conformance.lab import LEASE_S, UNIT, Lab, checkpoint, complete, new_token, spec, suggestion
 
 ERROR = Failure(FailureKind.ERROR, "boom", "Traceback: boom")
 
@@ -58,7 +58,7 @@ def refused_writes(coordinator: Coordinator, token: str) -> list[tuple[str, Call
         ("report", lambda: coordinator.report(token, [Report(1, 99.0)])),
         ("describe", lambda: coordinator.describe(token, {"x": 0.9}, {"x": UNIT})),
         ("checkpoint", lambda: coordinator.checkpoint(token, checkpoint(9))),
-        ("finish", lambda: coordinator.finish(token, complete(0.99), [Report(9, 0.99)])),
+        ("finish", lambda: coordinator.finish(token, complete(0.99, constraints={"c": 9.0}), [Report(9, 0.99)])),
         ("finish, define-by-run", lambda: coordinator.finish(token, complete(0.9, params={}, distributions={}))),
         ("fail", lambda: coordinator.fail(token, ERROR, [Report(9, 0.99)])),
         ("release", lambda: coordinator.release(token)),
@@ -415,6 +415,37 @@ class TestEnds:
         coordinator.finish(lab.claimed().token, Outcome(TrialState.PRUNED, None))
         assert [trial.value for trial in lab.engine.best_trials(lab.study, 5)] == [0.5]
         assert lab.audit() == []
+
+    def test_constraints_are_where_optuna_keeps_them_in_one_order(self, lab: Lab, coordinator: Coordinator) -> None:
+        coordinator.finish(lab.claimed().token, complete(0.5, constraints={"ms": 1e20, "a": -0.5, "mb": math.inf}))
+        coordinator.finish(lab.claimed().token, Outcome(TrialState.PRUNED, (0.5,), constraints={"mb": -math.inf}))
+        complete_one, pruned = lab.engine.optuna.get_all_trials(lab.study.id)
+        assert complete_one.constraints == {"a": -0.5, "mb": math.inf, "ms": 1e20}
+        assert list(complete_one.constraints) == sorted(complete_one.constraints)
+        assert pruned.constraints == {"mb": -math.inf}
+        records = lab.engine.trials(lab.study)
+        assert [(dict(r.constraints), r.violated) for r in records] == [
+            ({"a": -0.5, "mb": math.inf, "ms": 1e20}, ("mb", "ms")),
+            ({"mb": -math.inf}, ()),
+        ]
+
+    def test_constraints_stand_beside_what_the_sampler_noted(self, lab: Lab, coordinator: Coordinator) -> None:
+        lab.studies.hold(lab.study.id, lab.suggester, LEASE_S)
+        noted = {**suggestion(), "system_attrs": {"automl:why": {"arm": "model"}}}
+        lab.studies.add_suggestion(lab.study.id, lab.suggester, 0, noted)
+        coordinator.finish(lab.claimed().token, complete(0.5, constraints={"ms": 1.0}))
+        assert lab.row().system_attrs == {"automl:why": {"arm": "model"}, "constraints:ms": 1.0}
+        assert lab.engine.trial(lab.study, 0).why == {"arm": "model"}
+
+    def test_a_constraint_that_is_not_a_number_is_refused_and_changes_nothing(
+        self, lab: Lab, coordinator: Coordinator
+    ) -> None:
+        lease = lab.claimed()
+        before = lab.everything()
+        with pytest.raises(InvalidInput, match="constraints") as caught:
+            coordinator.finish(lease.token, complete(0.5, constraints={"ms": math.nan}))
+        assert caught.value.field == "constraints"
+        assert lab.everything() == before
 
     def test_a_released_trial_waits_again_with_its_checkpoint_at_no_cost(
         self, lab: Lab, coordinator: Coordinator

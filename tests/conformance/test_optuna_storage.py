@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from automl.core import Outcome, Report
+from automl.core import Failure, FailureKind, Outcome, Report
 from automl.core import TrialState as State
 from automl.declaration import Budget, StudySpec
 from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
@@ -32,6 +32,7 @@ from automl.storage.database import Database
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
 from automl.storage.studies import Studies
+from automl.storage.trials import Trials
 
 DEADLINE_S = 60.0
 X = FloatDistribution(0.0, 1.0)
@@ -66,6 +67,7 @@ class OurSide:
         self.database = Database(url)
         distributions = Distributions(self.database)
         self.studies = Studies(self.database, distributions)
+        self.trials = Trials(self.database)
         self.leases = Leases(self.database, distributions)
         spec = StudySpec(name="ours", space=None, metrics={"loss": "min"}, budget=Budget(trials=trials))
         record = self.studies.declare(spec, entrypoint=None, code_sha256=None, queued=False, extend=False)
@@ -122,6 +124,58 @@ def test_an_enqueued_trial_without_a_suggestion_keeps_its_fixed_parameters(
     assert waiting.params == {} and waiting.system_attrs == {"fixed_params": {"x": 0.5}}
 
 
+def test_a_trial_that_has_failed_says_why_and_one_that_is_tried_again_does_not(
+    storage: OptunaStorage, ours: OurSide
+) -> None:
+    kinds = [FailureKind.ERROR, FailureKind.OUT_OF_MEMORY, FailureKind.TIMEOUT, FailureKind.LOST]
+    for number, kind in enumerate(kinds):
+        ours.suggest(number)
+        ours.leases.fail(ours.claim(), Failure(kind, "boom"))
+    ours.suggest(4)
+    ours.studies.cancel_waiting(ours.study_id, 4)
+    ours.suggest(5)
+    attrs = [trial.system_attrs.get("automl:failure_kind") for trial in storage.get_all_trials(ours.study_id)]
+    assert attrs == ["error", "out_of_memory", "timeout", None, "cancelled", None]
+    optuna_study = optuna.create_study(storage=storage)
+    optuna_study.tell(optuna_study.ask(), state=TrialState.FAIL)
+    assert optuna_study.trials[0].system_attrs == {}
+
+
+def test_a_trial_that_took_several_attempts_says_so_because_its_duration_is_not_all_work(
+    storage: OptunaStorage, ours: OurSide
+) -> None:
+    ours.suggest()
+    ours.leases.release(ours.claim())
+    ours.leases.finish(ours.claim(), Outcome(State.COMPLETE, (0.5,)))
+    ours.suggest(1)
+    ours.leases.finish(ours.claim(), Outcome(State.COMPLETE, (0.5,)))
+    again, once = storage.get_all_trials(ours.study_id)
+    assert again.system_attrs["automl:attempts"] == 2
+    assert "automl:attempts" not in once.system_attrs
+    assert once.duration is not None and 0 <= once.duration.total_seconds() < 60
+
+
+def test_further_metrics_and_facts_are_user_attributes(storage: OptunaStorage, ours: OurSide) -> None:
+    ours.suggest()
+    outcome = Outcome(
+        State.COMPLETE, (0.5,), {"ms": 12.5, "loss": math.nan, "rows": 1.0}, facts={"rows": 7, "tag": "a"}
+    )
+    ours.leases.finish(ours.claim(), outcome)
+    for trial in (*storage.get_all_trials(ours.study_id), *storage.snapshot(ours.study_id), storage.get_trial(1)):
+        assert math.isnan(trial.user_attrs["loss"])
+        assert trial.user_attrs == {"ms": 12.5, "loss": trial.user_attrs["loss"], "rows": 7, "tag": "a"}
+
+
+def test_an_optuna_sampler_of_constraints_works_on_trials_of_ours(storage: OptunaStorage, ours: OurSide) -> None:
+    for number in range(3):
+        ours.suggest(number)
+        ours.leases.finish(ours.claim(), Outcome(State.COMPLETE, (float(number),), constraints={"ms": 1.0 - number}))
+    study = optuna.load_study(study_name="ours", storage=storage)
+    assert study.best_trial.number == 1, "trial 0 is better and violates the constraint"
+    study.sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=1)
+    assert 0 <= study.ask().suggest_float("x", 0, 1) <= 1
+
+
 def test_an_optuna_program_that_pops_a_suggestion_evaluates_the_same_point(
     storage: OptunaStorage, ours: OurSide
 ) -> None:
@@ -131,10 +185,10 @@ def test_an_optuna_program_that_pops_a_suggestion_evaluates_the_same_point(
     assert trial.number == 0
     assert (trial.suggest_float("x", 0, 1), trial.suggest_categorical("y", ["a", "b"])) == (0.25, "a")
     study.tell(trial, 1.5)
-    (record,) = ours.studies.trials(ours.study_id)
+    (record,) = ours.trials.of(ours.study_id)
     assert (record.state, record.values, record.attempt) == (State.COMPLETE, (1.5,), 1)
     assert record.params == {"x": 0.25, "y": "a"}
-    assert [move["cause"] for move in ours.studies.history(record.id)] == ["suggested", "claimed", "complete"]
+    assert [move["cause"] for move in ours.trials.history(record.id)] == ["suggested", "claimed", "complete"]
 
 
 def test_a_trial_that_optuna_popped_is_never_reaped(storage: OptunaStorage, ours: OurSide) -> None:
@@ -142,7 +196,7 @@ def test_a_trial_that_optuna_popped_is_never_reaped(storage: OptunaStorage, ours
     popped = optuna.load_study(study_name="ours", storage=storage).ask()
     ours.leases.reap(0.0)
     assert storage.get_trial(popped._trial_id).state is TrialState.RUNNING
-    assert ours.studies.trials(ours.study_id)[0].state is State.RUNNING
+    assert ours.trials.of(ours.study_id)[0].state is State.RUNNING
 
 
 def test_a_trial_that_a_worker_leases_takes_attributes_from_optuna_and_nothing_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import StatementError
 
-from automl.core import Failure, FailureKind, Report, StudyState
+from automl.core import Failure, FailureKind, Outcome, Report, StudyState, TrialState
 from automl.declaration import Budget, Choice, Fidelity, Float, Int, Resources, Space
 from automl.engine import Engine, connect
 from automl.errors import InvalidInput, NotFound, StudyConflict
@@ -208,6 +209,104 @@ class TestEnd:
         with pytest.raises(NotFound, match="there is none yet"):
             lab.engine.study("lab")
         assert lab.engine.declare(spec()).id != lab.study.id
+
+
+class TestBest:
+    def done(self, lab: Lab, value: float, **constraints: float) -> None:
+        lab.engine.finish(lab.claimed().token, complete(value, constraints=constraints))
+
+    def best(self, lab: Lab, limit: int = 9) -> list[int]:
+        return [trial.number for trial in lab.engine.best_trials(lab.study, limit)]
+
+    def test_the_best_come_first_and_equal_ones_by_number(self, lab: Lab) -> None:
+        for value in (0.2, 0.9, 0.5, 0.9):
+            self.done(lab, value)
+        lab.engine.finish(lab.claimed().token, Outcome(TrialState.PRUNED, (2.0,)))
+        assert self.best(lab) == [1, 3, 2, 0]
+        assert self.best(lab, 2) == [1, 3]
+
+    def test_a_trial_that_violates_a_constraint_is_never_before_one_that_keeps_all(self, lab: Lab) -> None:
+        self.done(lab, 0.9, ms=5.0, mb=-1.0)
+        self.done(lab, 0.8, ms=0.5, mb=0.25)
+        self.done(lab, 0.1, ms=0.0, mb=-1.0)
+        self.done(lab, 0.3)
+        self.done(lab, 0.95, ms=math.inf)
+        self.done(lab, 0.2, ms=-math.inf)
+        self.done(lab, 0.7, ms=1e20)
+        assert self.best(lab) == [3, 5, 2, 1, 0, 6, 4]
+        assert self.best(lab, 1) == [3]
+        assert self.best(lab, 4) == [3, 5, 2, 1]
+        assert [trial.violated for trial in lab.engine.best_trials(lab.study, 5)][2:] == [(), ("mb", "ms"), ("ms",)]
+
+    def test_where_none_keeps_them_the_least_violation_is_best_and_then_the_value(self, lab: Lab) -> None:
+        for value, ms in ((0.9, 2.0), (0.1, 0.5), (0.2, 0.5)):
+            self.done(lab, value, ms=ms)
+        assert self.best(lab) == [2, 1, 0]
+
+    def test_constraints_of_optuna_programs_count_in_both_of_their_forms(self, lab: Lab) -> None:
+        import optuna
+
+        program = optuna.create_study(study_name="theirs", storage=lab.engine.optuna)
+        for value, excess in ((0.1, 1.0), (0.2, -1.0)):
+            trial = program.ask()
+            trial.set_constraint("c", excess)
+            program.tell(trial, value)
+        for value, listed in ((0.05, [-1.0, 2.0]), (0.3, [-1.0, 0.0])):
+            old = optuna.trial.create_trial(value=value, system_attrs={"constraints": listed})
+            program.add_trial(old)
+        record = lab.engine.study("theirs")
+        assert [trial.number for trial in lab.engine.best_trials(record, 9)] == [1, 3, 0, 2]
+        assert program.best_trial.number == 1
+
+
+class TestConverged:
+    def test_what_is_unclaimed_is_cancelled_what_was_started_finishes_and_then_the_study_does(self, lab: Lab) -> None:
+        running, interrupted = lab.claimed(), lab.claimed()
+        lab.suggest(3)
+        lab.engine.release(interrupted.token)
+        assert lab.studies.converge(lab.study.id, lab.suggester, "converged: enough")
+        counts = lab.counts()
+        assert (counts["running"], counts["waiting"], counts["cancelled"]) == (1, 1, 3)
+        assert lab.suggest() == []
+        assert lab.engine.study("lab").state is StudyState.OPEN
+        assert not lab.studies.close_if_done(lab.study.id)
+        for token in (running.token, lab.claimed().token):
+            lab.engine.finish(token, complete(0.5))
+        assert lab.studies.close_if_done(lab.study.id)
+        record = lab.engine.study("lab")
+        assert (record.state, record.reason) == (StudyState.FINISHED, "converged: enough")
+        assert lab.audit() == []
+
+    def test_who_does_not_hold_the_study_cannot_end_it(self, lab: Lab) -> None:
+        lab.suggest(2)
+        before = lab.everything()
+        assert not lab.studies.converge(lab.study.id, "asleep", "converged")
+        assert lab.everything() == before
+
+    def test_declared_again_it_has_its_budget_back(self, lab: Lab) -> None:
+        lab.engine.finish(lab.claimed().token, complete(0.5))
+        lab.studies.converge(lab.study.id, lab.suggester, "converged")
+        lab.studies.close_if_done(lab.study.id)
+        record = lab.engine.declare(spec())
+        assert (record.state, record.reason) == (StudyState.OPEN, None)
+        assert lab.suggest(2) == [1, 2]
+
+
+class TestNotes:
+    def test_a_note_on_the_study_is_the_holders_alone(self, lab: Lab) -> None:
+        lab.studies.hold(lab.study.id, lab.suggester, LEASE_S)
+        assert lab.studies.note(lab.study.id, lab.suggester, "automl:sources", {"studies": [1e20]})
+        assert not lab.studies.note(lab.study.id, "asleep", "automl:sources", {})
+        assert lab.engine.optuna.get_study_system_attrs(lab.study.id) == {"automl:sources": {"studies": [1e20]}}
+
+    def test_the_forecast_is_that_of_the_newest_suggestion_that_has_one(self, lab: Lab) -> None:
+        assert lab.engine.forecast(lab.study) is None
+        lab.studies.hold(lab.study.id, lab.suggester, LEASE_S)
+        for number, why in enumerate([{}, {"forecast": {"gain": 1.0}}, {"forecast": {"gain": 0.5}}, {"arm": "design"}]):
+            noted = {**suggestion(), "system_attrs": {"automl:why": why} if why else {}}
+            assert lab.studies.add_suggestion(lab.study.id, lab.suggester, number, noted)
+        lab.suggest(2)
+        assert lab.engine.forecast(lab.study) == {"gain": 0.5}
 
 
 class TestRightToSuggest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +54,22 @@ MISTAKES: list[tuple[Callable[[], object], str | None, str]] = [
     (lambda: Choice(1.0, math.nan), "choices", "nan is not finite; leave it out"),
     (lambda: Choice(1, True), "choices", r"holds equal values \(1 == True == 1\.0\); keep one of each"),
     (lambda: Choice("a", "a"), "choices", "holds equal values"),
+    # priors
+    (lambda: Float(0.0, 1.0, prior=1.5), "prior", r"1\.5 is outside; give a value from 0\.0 to 1\.0"),
+    (lambda: Float(0.0, 1.0, prior=math.nan), "prior", "nan is outside"),
+    (lambda: Float(0.0, 1.0, prior="low"), "prior", "'low' is outside"),  # type: ignore[arg-type]
+    (lambda: Float(0.0, 1.0, prior=(0.5, 0.0)), "prior", r"0\.0 is no spread; give a share of the range, above 0"),
+    (lambda: Float(0.0, 1.0, prior=(0.5, 1.1)), "prior", r"1\.1 is no spread"),
+    (lambda: Float(0.0, 1.0, prior=(0.5, True)), "prior", "True is not a finite number"),
+    (lambda: Float(0.0, 1.0, prior=(0.5,)), "prior", r"\(0\.5,\) is not a pair"),  # type: ignore[arg-type]
+    (lambda: Int(1, 9, prior=2.5), "prior", "2.5 is outside; give a value from 1 to 9, a whole one"),
+    (lambda: Choice("a", "b", prior="c"), "prior", r"'c' is none of \['a', 'b'\]; name one of them"),
+    (lambda: Choice("a", "b", prior=["a"]), "prior", r"\['a'\] is none of"),  # type: ignore[arg-type]
+    (lambda: Choice(1, 2, prior=True), "prior", "True is none of"),
+    (lambda: Choice("a", "b", prior={}), "prior", "it names no value; name one or more"),
+    (lambda: Choice("a", "b", prior={"c": 1}), "prior", "'c' is none of"),
+    (lambda: Choice("a", "b", prior={"a": 0}), "prior['a']", "0 is not above zero; give more; a value not named has 1"),
+    (lambda: Choice("a", "b", prior={"a": math.inf}), "prior['a']", "inf is not a finite number"),
     # conditions
     (lambda: Float(0.0, 1.0, when="sgd"), "when", 'write when={"parent": value}'),  # type: ignore[arg-type]
     (lambda: Float(0.0, 1.0, when={"a": []}), "when", "no value of 'a' is named; name one or more"),
@@ -73,11 +91,15 @@ MISTAKES: list[tuple[Callable[[], object], str | None, str]] = [
     (lambda: Space({3: Float(0, 1)}), "space", "3 is no parameter name; use a string"),  # type: ignore[dict-item]
     (lambda: Space({"": Float(0, 1)}), "space", "'' is no parameter name"),
     # budgets, fidelities, resources
-    (lambda: Budget(), "budget", "it has no end; give trials= or minutes="),
+    (lambda: Budget(), "budget", "it has no end; give trials= or minutes= or stop_when='converged'"),
     (lambda: Budget(trials=0), "budget.trials", "0 is not above zero; give 1 or more"),
     (lambda: Budget(trials=1.5), "budget.trials", r"1\.5 is not a whole number"),  # type: ignore[arg-type]
     (lambda: Budget(minutes=0), "budget.minutes", "0 is not above zero; give more"),
     (lambda: Budget(minutes=math.inf), "budget.minutes", "inf is not a finite number"),
+    (lambda: Budget(5, stop_when="bored"), "budget.stop_when", "'bored' is unknown; say 'converged'"),  # type: ignore[arg-type]
+    (lambda: Budget(trials=5, margin=0.1), "budget.margin", "nothing looks at it; add stop_when='converged'"),
+    (lambda: Budget(stop_when="converged", margin=-1), "budget.margin", "-1 is below zero; give 0 or more"),
+    (lambda: Budget(stop_when="converged", margin=math.nan), "budget.margin", "nan is not a finite number"),
     (lambda: Fidelity("", max=3), "fidelity.name", "'' is no name; say what a step is"),
     (lambda: Fidelity("epoch", min=0, max=3), "fidelity", "min=0, max=3; give 1 <= min <= max"),
     (lambda: Fidelity("epoch", min=4, max=3), "fidelity", "min=4, max=3"),
@@ -106,6 +128,36 @@ MISTAKES: list[tuple[Callable[[], object], str | None, str]] = [
     (lambda: study(seed=-1), "seed", "-1 is below zero; give 0 or more"),
     (lambda: study(seed=0.5), "seed", r"0\.5 is not a whole number"),
     (lambda: study(retries=-1), "retries", "-1 is below zero"),
+    # cost, constraints, transfer, and what only our own sampler listens to
+    (lambda: study(cost=""), "cost", "'' is no metric name; say \"seconds\", or name what trials report"),
+    (lambda: study(cost=3), "cost", "3 is no metric name"),
+    (lambda: study(cost="loss"), "cost", "'loss' is what the study optimises; name what a trial costs"),
+    (lambda: study(constraints=["ms"]), "constraints", r"\['ms'\] bounds nothing; write constraints="),
+    (lambda: study(constraints={3: {"max": 1}}), "constraints", "3 is no metric name; use a string"),
+    (
+        lambda: study(constraints={"ms": 20}),
+        "constraints['ms']",
+        '20 is no bound; give {"max": 20}, {"min": 1} or both',
+    ),
+    (lambda: study(constraints={"ms": {}}), "constraints['ms']", "{} is no bound"),
+    (lambda: study(constraints={"ms": {"below": 2}}), "constraints['ms']", "is no bound"),
+    (lambda: study(constraints={"ms": {"max": "2"}}), "constraints['ms']['max']", "'2' is not a finite number"),
+    (lambda: study(constraints={"ms": {"min": 2, "max": 1}}), "constraints['ms']", r"min=2\.0 is above max=1\.0; swap"),
+    (lambda: study(transfer="digits"), "transfer", "'digits' names no studies; say \"auto\", or name them:"),
+    (lambda: study(transfer=[3]), "transfer", r"\[3\] names no studies"),
+    (lambda: study(transfer=["s"]), "transfer", "'s' is this study; name others"),
+    (lambda: study(cost="seconds", sampler="tpe"), "cost", "sampler 'tpe' does not look at it; use sampler='auto', or"),
+    (lambda: study(transfer="auto", sampler="gp"), "transfer", "sampler 'gp' does not look at it"),
+    (
+        lambda: study(budget=Budget(stop_when="converged"), sampler="random"),
+        "budget.stop_when",
+        "sampler 'random' makes no forecast; use sampler='auto', or give trials= or minutes= instead",
+    ),
+    (
+        lambda: study(budget=Budget(stop_when="converged"), metrics={"a": "min", "b": "max"}),
+        "budget.stop_when",
+        "several metrics have no one best; give trials= or minutes= instead",
+    ),
 ]
 
 
@@ -177,7 +229,80 @@ def test_a_parameter_prints_as_the_user_would_write_it() -> None:
     assert repr(Float(0.0, 1.0)) == "Float(0.0, 1.0)"
     assert repr(Float(0.1, 1, log=True)) == "Float(0.1, 1.0, log=True)"
     assert repr(Int(1, 9, step=2, when={"c": "a"})) == "Int(1, 9, step=2, when={'c': 'a'})"
+    assert repr(Float(0.0, 1.0, prior=0.25)) == "Float(0.0, 1.0, prior=(0.25, 0.15))"
+    assert repr(Choice("a", "b", prior="b")) == "Choice('a', 'b', prior={'a': 1.0, 'b': 4.0})"
     assert repr(Choice("a", 1, None, when={"n": [1, 2]})) == "Choice('a', 1, None, when={'n': [1, 2]})"
+
+
+def test_a_prior_is_kept_in_one_form() -> None:
+    assert Float(0.1, 10, log=True, prior=1).prior == (1, 0.15)
+    assert Float(0, 1, prior=(0.5, 1)).prior == Float(0, 1, prior=[0.5, 1.0]).prior == (0.5, 1.0)  # type: ignore[arg-type]
+    assert Int(1, 9, prior=(3, 0.3)).prior == (3, 0.3)
+    assert Choice("a", "b", "c", prior="b").prior == (1.0, 4.0, 1.0)
+    assert Choice("a", None, 1, prior={1: 2, None: 0.5}).prior == (1.0, 0.5, 2.0)
+    assert Choice("a", None).prior is Choice("a", None, prior=None).prior is None
+
+
+def test_a_prior_is_no_part_of_what_a_parameter_is() -> None:
+    with_priors = {"x": Float(0, 1, prior=0.5), "n": Int(1, 9, prior=3), "c": Choice("a", "b", prior="a")}
+    without = {"x": Float(0, 1), "n": Int(1, 9), "c": Choice("a", "b")}
+    assert with_priors == without
+    assert study(space=Space(with_priors)).differences(study(space=Space(without))) == ([], False)
+    wider = Space({**with_priors, "x": Float(0, 2, prior=1.5)})
+    assert study(space=wider).differences(study(space=Space(without)))[1], "it only widens the study"
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "excess"),
+    [
+        ({"max": 20}, 25.0, 5.0),
+        ({"max": 20}, 20.0, 0.0),
+        ({"max": 20}, 5.0, -15.0),
+        ({"min": 1}, 0.5, 0.5),
+        ({"min": 1}, 4.0, -3.0),
+        ({"min": 1, "max": 3}, 2.5, -0.5),
+        ({"min": 1, "max": 3}, 4.5, 1.5),
+        ({"max": 20}, math.inf, math.inf),
+    ],
+)
+def test_a_bound_is_kept_where_its_excess_is_zero_or_less(bound: dict[str, float], value: float, excess: float) -> None:
+    assert study(constraints={"m": bound}).constraints["m"].excess(value) == excess
+
+
+def test_a_budget_may_end_when_the_search_has_converged() -> None:
+    budget = Budget(stop_when="converged", margin=0.5)
+    assert study(budget=budget).budget == budget
+    assert budget.to_json() == {"trials": None, "minutes": None, "stop_when": "converged", "margin": 0.5}
+    assert Budget(trials=3).to_json() == {"trials": 3, "minutes": None}
+    assert study(budget=budget, sampler="custom:Mine").budget.stop_when == "converged"
+
+
+def test_sources_are_named_once_and_none_is_nothing() -> None:
+    assert study(transfer=["b", "a", "b"]).transfer == ("b", "a")
+    assert study(transfer=["auto"]).transfer == ("auto",)  # a study of that name
+    assert study(transfer=[]).transfer is None
+
+
+def test_a_declaration_of_before_there_were_priors_costs_and_constraints_still_loads() -> None:
+    space = {
+        "x": {"kind": "float", "low": 0.0, "high": 1.0, "log": False, "step": None, "when": {}},
+        "n": {"kind": "int", "low": 1, "high": 9, "log": True, "step": 1, "when": {}},
+        "c": {"kind": "choice", "choices": ["a", 1], "when": {}},
+    }
+    old = {
+        "name": "s",
+        "space": space,
+        "metrics": {"loss": "min"},
+        "budget": {"trials": 5, "minutes": None},
+        "fidelity": None,
+        "resources": {"cpus": 1, "gpus": 0, "timeout_s": None, "memory_gb": None},
+        "sampler": "auto",
+        "pruner": "auto",
+        "seed": 0,
+        "retries": 0,
+    }
+    expected = Space({"x": Float(0, 1), "n": Int(1, 9, log=True), "c": Choice("a", 1)})
+    assert StudySpec.from_json(old) == study(space=expected, budget=Budget(trials=5))
 
 
 def test_a_declaration_cannot_be_changed_afterwards() -> None:
@@ -197,22 +322,33 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False)
 scalars = st.one_of(st.text(max_size=5), st.integers(-9, 9), numbers, st.booleans(), st.none())
 
 
+def beliefs(guesses: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | guesses | st.tuples(guesses, st.floats(0.01, 1.0))
+
+
 @st.composite
 def floats(draw: st.DrawFn) -> Float:
     low, high = sorted((draw(numbers), draw(numbers)))
+    prior = draw(beliefs(st.floats(low, high)))
     if draw(st.booleans()) and low > 0:
-        return Float(low, high, log=True)
-    return Float(low, high, step=draw(st.none() | st.floats(1e-3, 1e3)))
+        return Float(low, high, log=True, prior=prior)
+    return Float(low, high, step=draw(st.none() | st.floats(1e-3, 1e3)), prior=prior)
 
 
 @st.composite
 def ints(draw: st.DrawFn) -> Int:
     low, high = sorted((draw(st.integers(-(2**53), 2**53)), draw(st.integers(-(2**53), 2**53))))
-    return Int(low, high, log=True) if draw(st.booleans()) and low > 0 else Int(low, high, step=draw(st.integers(1, 9)))
+    prior = draw(beliefs(st.integers(low, high)))
+    if draw(st.booleans()) and low > 0:
+        return Int(low, high, log=True, prior=prior)
+    return Int(low, high, step=draw(st.integers(1, 9)), prior=prior)
 
 
-def choices() -> st.SearchStrategy[Choice]:
-    return st.lists(scalars, min_size=1, max_size=4, unique=True).map(lambda values: Choice(*values))
+@st.composite
+def choices(draw: st.DrawFn) -> Choice:
+    values = draw(st.lists(scalars, min_size=1, max_size=4, unique=True))
+    weights = st.dictionaries(st.sampled_from(values), st.floats(0.1, 10), min_size=1)
+    return Choice(*values, prior=draw(st.none() | st.sampled_from(values) | weights))
 
 
 @st.composite
@@ -231,14 +367,20 @@ def spaces(draw: st.DrawFn) -> Space:
 def specs(draw: st.DrawFn) -> StudySpec:
     least = draw(st.integers(1, 9))
     metrics = st.dictionaries(st.text(min_size=1, max_size=5), st.sampled_from(["min", "max"]), min_size=1, max_size=3)
+    sampler = draw(st.sampled_from(["auto", "tpe", "custom:Mine"]))
+    bounds = st.dictionaries(st.sampled_from(["min", "max"]), st.just(0.5), min_size=1)
+    ours = sampler == "auto"
     return StudySpec(
         name=draw(st.sampled_from(["s", "études d'été", "a b"])),
         space=draw(st.none() | spaces()),
         metrics=draw(metrics),
+        constraints=draw(st.dictionaries(st.text(min_size=1, max_size=5), bounds, max_size=2)),
+        cost=draw(st.sampled_from([None, "seconds", "a long name"])) if ours else None,
+        transfer=draw(st.sampled_from([None, "auto", ["a", "b"]])) if ours else None,
         budget=draw(st.builds(Budget, trials=st.integers(1, 999), minutes=st.none() | st.floats(0.1, 1e5))),
         fidelity=draw(st.none() | st.just(Fidelity("epoch", min=least, max=least + draw(st.integers(0, 99))))),
         resources=draw(st.builds(Resources, cpus=st.integers(1, 8), gpus=st.integers(0, 8))),
-        sampler=draw(st.sampled_from(["auto", "tpe", "custom:Mine"])),
+        sampler=sampler,
         pruner=draw(st.sampled_from(["auto", "none"])),
         seed=draw(st.integers(0, 2**40)),
         retries=draw(st.integers(0, 5)),
@@ -255,10 +397,18 @@ def test_a_declaration_survives_json(spec: StudySpec) -> None:
 
 
 @given(spaces())
+def test_a_space_can_be_copied_and_pickled_because_samplers_hold_one(here: Space) -> None:
+    for again in (copy.deepcopy(here), pickle.loads(pickle.dumps(here))):
+        assert again.to_json() == here.to_json()
+
+
+@given(spaces())
 def test_a_space_prints_what_makes_it_again(here: Space) -> None:
     names = {"Float": Float, "Int": Int, "Choice": Choice}
     for name, parameter in here.items():
-        assert eval(repr(parameter), names) == parameter, name
+        again = eval(repr(parameter), names)
+        assert again == parameter, name
+        assert again.prior == parameter.prior, name
 
 
 @given(specs(), specs())
@@ -312,6 +462,10 @@ def test_another_parameter_makes_another_study(old: Parameter, new: Parameter) -
         {"sampler": "tpe"},
         {"pruner": "none"},
         {"retries": 9},
+        {"cost": "seconds"},
+        {"transfer": "auto"},
+        {"budget": Budget(stop_when="converged")},
+        {"space": Space({"x": Float(0.0, 1.0, prior=0.5)})},
     ],
 )
 def test_what_may_change_from_run_to_run_is_no_difference(changes: dict[str, Any]) -> None:
@@ -323,6 +477,14 @@ def test_a_parameter_more_or_less_and_another_metric_are_differences_that_cannot
     assert more.differences(study()) == (["y was absent, now Int(1, 2)"], False)
     assert study().differences(more) == (["y was Int(1, 2), now absent"], False)
     assert study(metrics={"loss": "max"}).differences(study())[1] is False
+
+
+def test_another_constraint_makes_another_study_because_trials_were_judged_by_the_old_one() -> None:
+    bounded, tighter = study(constraints={"ms": {"max": 20}}), study(constraints={"ms": {"max": 10}})
+    found, extends = tighter.differences(bounded)
+    assert found == ["constraints were {'ms': {'max': 20.0}}, now {'ms': {'max': 10.0}}"]
+    assert not extends
+    assert bounded.differences(study())[0] and study().differences(bounded)[0]
 
 
 def test_directions_are_in_optunas_words() -> None:

@@ -23,6 +23,7 @@ from automl.display import (
     RunningTrial,
     estimate_seconds_left,
     format_duration,
+    format_forecast,
     format_value,
     open_display,
     print_result,
@@ -92,6 +93,52 @@ def test_a_finished_trial_is_one_line() -> None:
 def test_trials_that_end_together_are_counted_one_by_one() -> None:
     lines = plain(replace(PROGRESS, finished=(replace(DONE, number=5), replace(DONE, number=6)))).splitlines()
     assert ["6/30" in lines[0], "7/30" in lines[1]] == [True, True]
+
+
+def test_a_line_ends_with_what_is_expected_of_more_trials_and_says_what_was_violated() -> None:
+    forecast = format_forecast({"trials": 20, "gain": 0.2, "sd": 0.1, "p_margin": 0.3}, "max")
+    finished = replace(DONE, violated=("ms", "mb\x1b[31m"))
+    line = plain(replace(PROGRESS, finished=(finished,), forecast=forecast))
+    assert "accuracy 0.9722  violates ms, mb  best" in line
+    assert line.endswith("left 40 s  20 more trials: +0.2 ± 0.1\n")
+
+
+@pytest.mark.parametrize(
+    ("gain", "sd", "direction", "text"),
+    [
+        (0.2, 0.1, "max", "+0.2 ± 0.1"),
+        (0.2, 0.1, "min", "-0.2 ± 0.1"),
+        (0.0001234, 2e-5, "max", "+0.00012 ± 2e-05"),
+        (0, 0, "max", "+0 ± 0"),
+        (1234.5, 99.0, "min", "-1.2e+03 ± 99"),
+    ],
+)
+def test_a_forecast_says_where_the_metric_goes(gain: float, sd: float, direction: str, text: str) -> None:
+    assert format_forecast({"trials": 5, "gain": gain, "sd": sd}, direction) == f"5 more trials: {text}"
+
+
+def test_every_view_shows_the_forecast_why_it_is_over_and_that_the_best_violates_constraints() -> None:
+    progress = replace(PROGRESS, forecast="20 more trials: +0.2 ± 0.1", best_violated=("ms",), reason="converged: <i>")
+    for shown in (rendered(progress), to_html(progress).replace("&lt;", "<").replace("&gt;", ">")):
+        assert "20 more trials: +0.2 ± 0.1" in shown
+        assert "violates ms" in shown
+        assert "searching (converged: <i>)" in shown
+    assert "<i>" not in to_html(progress)
+    for shown in (rendered(PROGRESS), to_html(PROGRESS)):
+        assert "more trials:" not in shown
+        assert "violates" not in shown
+
+
+def test_the_closing_table_marks_trials_that_violate_constraints_and_says_why_it_is_over() -> None:
+    stream = io.StringIO()
+    over = replace(PROGRESS, state="finished", reason="converged: 20 more trials: +0 ± 0")
+    print_result(over, [DONE, replace(DONE, number=8, violated=("ms",))], stream=stream)
+    title, reason = stream.getvalue().splitlines()[1:3]
+    assert title.startswith("digits  finished")
+    assert reason == "converged: 20 more trials: +0 ± 0"
+    (first,) = [line for line in stream.getvalue().splitlines() if line.split()[:1] == ["7"]]
+    (second,) = [line for line in stream.getvalue().splitlines() if line.split()[:1] == ["8"]]
+    assert "violates ms" in second and "violates" not in first
 
 
 def test_nothing_is_written_while_nothing_ends() -> None:

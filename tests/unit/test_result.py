@@ -36,6 +36,24 @@ def test_the_best_trial_follows_the_direction(engine: Engine, direction: str, be
     assert [trial.number for trial in result.best_trials] == [best]
 
 
+def test_a_trial_that_violates_constraints_is_best_only_where_all_do(engine: Engine) -> None:
+    record = engine.declare(spec(metrics={"score": "max", "size": "min"}))
+    complete(engine, record, 0.9, 1.0, constraints={"ms": 3.0})
+    assert [trial.number for trial in Result(engine, record).best_trials] == [0]
+    complete(engine, record, 0.5, 2.0, constraints={"ms": 0.0})
+    complete(engine, record, 0.4, 3.0)
+    result = Result(engine, record)
+    assert [trial.number for trial in result.best_trials] == [1]
+    row = result.to_dataframe().iloc[0]
+    assert row["constraints.ms"] == 3.0
+
+    alone = engine.declare(spec("alone"))
+    complete(engine, alone, 0.9, constraints={"ms": 3.0})
+    complete(engine, alone, 0.5, constraints={"ms": -1.0})
+    assert Result(engine, alone).best_trial.number == 1
+    assert Result(engine, alone).best_trial.violated == ()
+
+
 def test_equal_bests_are_told_apart_by_their_number(engine: Engine) -> None:
     record = engine.declare(spec())
     for value in (0.5, 0.9, 0.9):

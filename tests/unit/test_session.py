@@ -14,7 +14,7 @@ from automl.declaration import Budget, Fidelity, Resources
 from automl.engine import Engine, connect
 from automl.errors import DatabaseUnavailable, InvalidInput, InvalidStudy
 from automl.session import Watcher, check_gpus, require_artifacts, study_slots
-from tests.unit.searches import claim, complete, fail, spec
+from tests.unit.searches import claim, complete, fail, give_reason, spec
 
 
 @pytest.fixture
@@ -56,6 +56,21 @@ def test_a_snapshot_has_the_best_trial_its_parameters_in_declared_order_and_the_
     assert list(progress.best_params) == ["x", "kind"]
     assert (progress.ended, progress.budget_trials, progress.minutes_left) == (2, 10, None)
     assert progress.fraction == 0.2
+
+
+def test_a_snapshot_has_the_forecast_the_reason_and_what_the_best_violates(engine: Engine) -> None:
+    record = engine.declare(spec(metrics={"score": "min"}))
+    complete(engine, record, 0.5, constraints={"ms": 2.0})
+    watcher = Watcher(engine, record, 1)
+    assert (watcher.progress.best_number, watcher.progress.best_violated) == (0, ("ms",))
+    assert (watcher.progress.forecast, watcher.progress.reason) == (None, None)
+    complete(engine, record, 0.9, constraints={"ms": -2.0})
+    give_reason(engine, record, 1, {"forecast": {"trials": 20, "gain": 0.2, "sd": 0.1}})
+    engine.stop("toy")
+    progress = watcher.look()
+    assert (progress.best_number, progress.best_violated) == (1, ())
+    assert (progress.forecast, progress.reason) == ("20 more trials: -0.2 ± 0.1", "stopped by the user")
+    assert [(trial.number, trial.violated) for trial in watcher.top()] == [(1, ()), (0, ("ms",))]
 
 
 def test_minutes_that_are_left_are_those_that_nobody_searched_yet(engine: Engine) -> None:

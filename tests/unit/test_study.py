@@ -44,9 +44,19 @@ def test_names_of_samplers_and_pruners_bring_no_object() -> None:
     assert (declared.spec.sampler, declared.spec.pruner) == ("tpe", "median")
 
 
+def test_what_is_wanted_of_the_search_reaches_the_declaration() -> None:
+    spec = study(cost="seconds", constraints={"ms": {"max": 20}}, transfer=["old"]).spec
+    assert (spec.cost, spec.transfer) == ("seconds", ("old",))
+    assert spec.constraints["ms"].excess(21.5) == 1.5
+    assert (study().spec.cost, dict(study().spec.constraints), study().spec.transfer) == (None, {}, None)
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"cost": 3}, "cost"),
+        ({"constraints": {"ms": 20}}, "constraints['ms']"),
+        ({"transfer": "old"}, "transfer"),
         ({"train": "train"}, "train"),
         ({"name": ""}, "name"),
         ({"name": "a/b"}, "name"),

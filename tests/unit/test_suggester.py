@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from automl.core import Lease, Outcome, Report, StudyRecord, StudyState, TrialState
-from automl.declaration import Budget, Choice, Float, Int, Space, StudySpec
+from automl.core import Attr, Lease, Outcome, Report, StudyRecord, StudyState, TrialState
+from automl.declaration import Budget, Choice, Fidelity, Float, Int, Space, StudySpec
 from automl.engine import Engine
+from automl.search import BayesianSampler, samplers
 from automl.storage.tables import study
 from automl.suggester import Suggester
 
@@ -56,13 +59,17 @@ def points(engine: Engine, record: StudyRecord) -> list[dict[str, Any]]:
 
 
 def system_attrs(engine: Engine, record: StudyRecord) -> list[dict[str, Any]]:
-    return [dict(trial.system_attrs) for trial in engine.optuna.snapshot(record.id)]
+    """Without the times that suggestions took."""
+    found = [dict(trial.system_attrs) for trial in engine.optuna.snapshot(record.id)]
+    return [attrs | ({Attr.WHY: attrs[Attr.WHY] | {"ms": 0}} if Attr.WHY in attrs else {}) for attrs in found]
 
 
 # -- the same from the database -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("sampler", "trials"), [("random", 14), ("tpe", 14), ("gp", 12), ("cmaes", 14), ("skopt", 12)])
+@pytest.mark.parametrize(
+    ("sampler", "trials"), [("auto", 14), ("random", 14), ("tpe", 14), ("gp", 12), ("cmaes", 14), ("skopt", 12)]
+)
 def test_a_sampler_rebuilt_from_the_database_goes_on_as_the_one_that_was_killed(
     opened: Callable[..., Engine], sampler: str, trials: int
 ) -> None:
@@ -115,6 +122,45 @@ def test_suggestions_of_one_round_know_of_each_other_as_those_of_two_processes_d
         suggester.step(slots, LEASE_S)
         suggester.close()
     assert points(at_once, record) == points(one_by_one, record)
+
+
+def test_our_own_sampler_is_kept_because_it_remembers_what_it_has_read(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = engine.declare(spec_of("auto"))
+    suggester = engine.suggester(record)
+    kept = set()
+    for number in range(4):
+        suggester.step(1, LEASE_S)
+        kept.add(id(suggester._sampler()))
+        run_trial(engine, record, f"token-{number}")
+    assert len(kept) == 1
+    assert isinstance(suggester._sampler(), BayesianSampler)
+    assert engine.suggester(engine.declare(spec_of("tpe")))._sampler() == "tpe"
+
+
+def test_our_own_sampler_is_told_what_the_study_declares(
+    opened: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    class Told(BayesianSampler):
+        def __init__(self, seed: int, **rest: Any):
+            super().__init__(seed, space=rest["space"])
+            told.append({"seed": seed, **rest})
+
+    monkeypatch.setattr(samplers, "BayesianSampler", Told)
+    engine = opened()
+    past = engine.declare(replace(spec_of(), name="past"))
+    engine.suggester(past).step(1, LEASE_S)
+    lease = run_trial(engine, past, "past")
+    budget = Budget(trials=30, stop_when="converged", margin=0.5)
+    fidelity = Fidelity("epoch", max=9)
+    declared = replace(spec_of("auto"), budget=budget, cost="seconds", transfer="auto", fidelity=fidelity)
+    engine.suggester(engine.declare(declared)).step(1, LEASE_S)
+    ((source,),) = (item.pop("sources") for item in told)
+    assert (source.name, source.params, len(source.values)) == ("past", (lease.params,), 1)
+    told[0].pop("space")
+    assert told == [{"seed": 7, "n_trials": 30, "fidelity": fidelity, "cost": "seconds", "margin": 0.5}]
 
 
 # -- made again ---------------------------------------------------------------------------------------------------
@@ -255,6 +301,107 @@ def test_the_minutes_of_a_budget_are_counted_while_somebody_searches(opened: Cal
     engine.finish("one", Outcome(TrialState.COMPLETE, (0.5,)))
     suggester.step(1, LEASE_S)
     assert engine.study_by_id(record.id).state is StudyState.FINISHED
+
+
+# -- converged ----------------------------------------------------------------------------------------------------
+
+
+class Oracle(BayesianSampler):
+    """Suggests at random, and forecasts what it is told to, by the number of results."""
+
+    def __init__(self, *chances: float):
+        super().__init__(0, space=SPACE)
+        self._chances = chances
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+        n = sum(other.state.is_finished() for other in study.get_trials(deepcopy=False))
+        chance = self._chances[min(n, len(self._chances) - 1)]
+        forecast = {"trials": 20, "gain": 0.25, "sd": 0.125, "p_margin": chance}
+        trial.system_attrs[Attr.WHY] = {"arm": "oracle", "forecast": forecast}
+        return {"x": random.Random(trial.number).random(), "lr": 0.5, "c": "a"}
+
+
+def converging(engine: Engine, **budget: Any) -> StudyRecord:
+    budget = {"trials": 40, "stop_when": "converged", **budget}
+    return engine.declare(replace(spec_of("auto"), budget=Budget(**budget)))
+
+
+def test_a_search_that_has_converged_starts_nothing_more_and_finishes_what_runs(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = converging(engine)
+    suggester = engine.suggester(record, Oracle(*[0.5] * 12, 0.04))
+    for number in range(11):
+        suggester.step(1, LEASE_S)
+        run_trial(engine, record, f"token-{number}")
+    suggester.step(3, LEASE_S)
+    running = [claim(engine, record, token) for token in ("one", "two")]
+    suggester.step(2, LEASE_S)
+    assert engine.counts([record])[record.id]["waiting"] >= 1
+    engine.finish(running[0].token, Outcome(TrialState.COMPLETE, (0.5,)))
+    assert suggester.step(2, LEASE_S) == 0
+    counts = engine.counts([record])[record.id]
+    assert (counts["running"], counts["waiting"]) == (1, 0)
+    assert engine.study("s").state is StudyState.OPEN
+    engine.finish(running[1].token, Outcome(TrialState.COMPLETE, (0.5,)))
+    suggester.step(2, LEASE_S)
+    over = engine.study("s")
+    assert (over.state, over.reason) == (StudyState.FINISHED, "converged: 20 more trials: -0.25 ± 0.12")
+    assert engine.audit(record) == []
+
+
+def test_a_search_that_converged_is_over_at_once_when_it_is_run_again_unless_it_need_not_converge(
+    opened: Callable[..., Engine],
+) -> None:
+    engine = opened()
+    record = converging(engine)
+    oracle = Oracle(*[0.5] * 10, 0.0)
+    suggester = engine.suggester(record, oracle)
+    for number in range(10):
+        suggester.step(1, LEASE_S)
+        run_trial(engine, record, f"token-{number}")
+    suggester.step(1, LEASE_S)
+    assert engine.study("s").state is StudyState.FINISHED
+    suggester.close()
+    assert converging(engine).state is StudyState.OPEN
+    again = opened().suggester(record, oracle)
+    assert again.step(4, LEASE_S) == 0
+    assert engine.study("s").state is StudyState.FINISHED
+    assert len(engine.trials(record)) == 10
+    again.close()
+    goes_on = engine.declare(spec_of("auto"))
+    assert engine.suggester(goes_on, oracle).step(4, LEASE_S) == 4
+
+
+@pytest.mark.parametrize(
+    ("chances", "results", "budget"),
+    [
+        ([0.0], 9, {}),  # too few results to believe a forecast
+        ([0.05], 20, {}),  # one chance in twenty is worth a trial
+        ([0.0], 20, {"stop_when": None}),
+    ],
+)
+def test_a_search_goes_on(
+    opened: Callable[..., Engine], chances: list[float], results: int, budget: dict[str, Any]
+) -> None:
+    engine = opened()
+    record = converging(engine, **budget)
+    suggester = engine.suggester(record, Oracle(*chances))
+    for number in range(results):
+        assert suggester.step(1, LEASE_S) == 1
+        run_trial(engine, record, f"token-{number}")
+    assert suggester.step(1, LEASE_S) == 1
+
+
+def test_an_enqueued_trial_is_completed_whatever_the_forecast(opened: Callable[..., Engine]) -> None:
+    engine = opened()
+    record = converging(engine)
+    suggester = engine.suggester(record, Oracle(*[0.5] * 10, 0.0))
+    for number in range(9):
+        suggester.step(1, LEASE_S)
+        run_trial(engine, record, f"token-{number}")
+    engine.enqueue(record, {"x": 0.125})
+    suggester.step(1, LEASE_S)
+    assert claim(engine, record, "enqueued").params["x"] == 0.125
 
 
 # -- enqueued trials ----------------------------------------------------------------------------------------------

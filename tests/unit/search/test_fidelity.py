@@ -252,11 +252,15 @@ def test_of_many_trials_the_deepest_and_the_best_stay_and_rows_and_time_are_boun
     assert time.process_time() - start < 0.5
     assert MAX_ROWS - 3 < len(rows) <= MAX_ROWS
     pruned = ~np.isin(rows.x[:, 0], x[:3000, 0])
-    latest = [curves[i] for i in order[-1000:] if i >= 3000]
+    latest = [curves[i] for i in order if i >= 3000][-1000:]
     best = min(float(c.values[-1]) for c in latest if c.steps[-1] == 9)
     assert best in rows.values[pruned]
     assert (rows.level[pruned] < 0.5).sum() >= 10  # shallow ones too
     assert 25 <= (~pruned).sum() <= 33
+
+
+def test_completed_trials_still_judge_after_a_thousand_were_pruned_in_a_row():
+    assert len(curve_rows(study(12, 1500), EPOCHS)) > 12
 
 
 def test_a_hundred_thousand_reports_add_one_row():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from automl.search.forecast import CONVERGED_BELOW, HORIZON, LEAST_RESULTS, Forecast, forecast, is_converged
+from automl.search.forecast import CONVERGED_BELOW, HORIZON, LEAST_RESULTS, Forecast, forecast, gained, is_converged
 
 #: The first ten have the median 10; the best, 6, was found by trial 11, after which 20 more did not improve it.
 FELL_THEN_STOOD = np.array([10.0] * 10 + [6.0] + [9.0] * 20)
@@ -52,21 +52,20 @@ def test_a_margin_is_exceeded_not_reached():
 
 def test_the_margin_is_one_percent_of_what_was_gained_since_the_median_of_the_first_results():
     values = np.concatenate([np.arange(10.0, 20.0), [4.5], np.full(10, 30.0)])
-    found = some(values)
-    assert found.margin == pytest.approx(0.01 * (14.5 - 4.5))
-    assert found == some(values, margin=found.margin)
+    assert gained(values) == 14.5 - 4.5
+    assert some(values).p_margin == pytest.approx(some(values, margin=0.1).p_margin)
 
 
 def test_where_most_of_the_first_results_are_the_best_the_spread_of_all_says_what_is_much():
     saturated = [-1.0] * 8 + [-0.5, -0.9] + [-1.0] * 10
-    assert some(saturated).margin == pytest.approx(0.01 * 0.5)
+    assert some(saturated).p_margin == pytest.approx(some(saturated, margin=0.01 * 0.5).p_margin)
 
 
-def test_gain_and_sd_are_those_of_the_chances_up_to_what_was_gained():
-    m = np.linspace(0.0, 4.0, 4001)[1:] - 0.0005
+def test_gain_and_sd_are_those_of_the_chances_up_to_half_of_what_was_gained():
+    m = np.linspace(0.0, 2.0, 4001)[1:] - 0.00025
     chances = np.array([some(FELL_THEN_STOOD, 0.3, margin=each).p_margin for each in m])
-    mean = chances.mean() * 4.0
-    square = (2.0 * m * chances).mean() * 4.0
+    mean = chances.mean() * 2.0
+    square = (2.0 * m * chances).mean() * 2.0
     found = some(FELL_THEN_STOOD, 0.3)
     assert found.gain == pytest.approx(mean, rel=0.01)
     assert found.sd == pytest.approx(math.sqrt(square - mean**2), rel=0.01)
@@ -108,8 +107,8 @@ def test_rounding_errors_are_no_gain():
 
 
 def test_the_border_of_convergence():
-    assert is_converged(Forecast(20, 0.0, 0.0, CONVERGED_BELOW - 1e-9, 0.1))
-    assert not is_converged(Forecast(20, 0.0, 0.0, CONVERGED_BELOW, 0.1))
+    assert is_converged(Forecast(20, 0.0, 0.0, CONVERGED_BELOW - 1e-9))
+    assert not is_converged(Forecast(20, 0.0, 0.0, CONVERGED_BELOW))
     assert not is_converged(None)
 
 

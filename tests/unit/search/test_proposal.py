@@ -162,3 +162,16 @@ def test_a_fit_is_used_again_until_there_are_a_twentieth_more_results():
     first = propose(seen(SQUARE, x[:40], bowl(x[:40])), REQUEST)
     assert propose(seen(SQUARE, x[:41], bowl(x[:41])), replace(REQUEST, fits=first.fits)).fits == {}
     assert propose(seen(SQUARE, x, bowl(x)), replace(REQUEST, fits=first.fits)).fits["objective"][1] == 43
+
+
+def test_a_long_study_is_modelled_by_a_part_of_its_results_and_nothing_is_tried_twice():
+    x = np.random.default_rng(0).random((600, 2))
+    arms = set()
+    for number in range(600, 612):
+        found = propose(seen(SQUARE, x, bowl(x)), Request(number, seed=0))
+        arms.add(found.why["arm"])
+        assert found.why["model_rows"] <= 250
+        assert np.abs(found.x - [0.3, 0.6]).max() < 0.2
+        assert np.abs(x - found.x).max(axis=1).min() > 1e-9
+        x = np.concatenate([x, found.x[None]])
+    assert arms == {"local", "global"}

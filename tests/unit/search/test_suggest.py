@@ -72,7 +72,9 @@ def test_a_rebuilt_history_gives_the_same_suggestion(sampler, space):
     # ... and with the trial itself in the history, which is how a suggestion is made again in place.
     rebuilt.update([frozen(9, suggestion, state=TrialState.WAITING)])
     assert suggested(rebuilt, sampler, 9) == expected
-    assert suggest(rebuilt, 9, sampler, 4, n_trials=16).params != expected.params or sampler is SAMPLERS["QMCSampler"]
+    # The seed counts, but for points of a fixed sequence, and a model that is sure whatever it drew.
+    if sampler not in ("auto", SAMPLERS["QMCSampler"]):
+        assert suggest(rebuilt, 9, sampler, 4, n_trials=16).params != expected.params
     assert expected.params == space.check(expected.params) == space.active(expected.params)
     json.dumps([expected.params, expected.system_attrs], allow_nan=False)
 

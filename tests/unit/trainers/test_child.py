@@ -46,6 +46,79 @@ def test_further_metrics_and_facts_come_along(end: Callable[..., Any]) -> None:
     assert end(train) == wire.Done(Outcome(TrialState.COMPLETE, (1.0,), {"time": 2.0}, facts={"rows": 3}))
 
 
+def test_what_was_only_reported_is_a_metric_as_last_reported(end: Callable[..., Any]) -> None:
+    def train(trial: Trial) -> dict[str, float]:
+        trial.report(0.5, loss=3.0, gap=1.0)
+        trial.report(0.6, loss=2.0)
+        return {"score": 1.0, "gap": 0.0}
+
+    assert end(train).outcome.metrics == {"loss": 2.0, "gap": 0.0}
+
+
+BOUNDS = {"constraints": {"latency_ms": {"max": 20.0}, "score": {"min": 0.25}}}
+
+
+def test_declared_constraints_are_computed_from_whatever_the_trial_reported(end: Callable[..., Any]) -> None:
+    def reported(trial: Trial) -> float:
+        trial.report(0.5, latency_ms=50)
+        trial.report(0.5, latency_ms=15)
+        return 0.5
+
+    def noted(trial: Trial) -> float:
+        trial.log(latency_ms=15)
+        return 0.5
+
+    for train in (reported, noted, lambda trial: {"score": 0.5, "latency_ms": 15}):
+        assert end(train, **BOUNDS).outcome.constraints == {"latency_ms": -5.0, "score": -0.25}
+    assert end(lambda trial: {"score": 0.0, "latency_ms": 30}, **BOUNDS).outcome.constraints == {
+        "latency_ms": 10.0,
+        "score": 0.25,
+    }
+
+
+def test_what_the_function_says_of_a_constraint_counts_and_needs_no_metric(end: Callable[..., Any]) -> None:
+    def train(trial: Trial) -> float:
+        trial.set_constraint("latency_ms", 7.0)
+        trial.set_constraint("size", -1.0)
+        return 0.5
+
+    assert end(train, **BOUNDS).outcome.constraints == {"score": -0.25, "latency_ms": 7.0, "size": -1.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "says"),
+    [
+        (..., FailureKind.ERROR, "reported no such metric; report it, as in trial.report(latency_ms=...)"),
+        ("fast", FailureKind.ERROR, "the trial reported 'fast' (str); report a number"),
+        (math.nan, FailureKind.NON_FINITE, "constraints['latency_ms']: the trial reported nan"),
+    ],
+)
+def test_a_trial_that_leaves_a_declared_constraint_unknown_fails(
+    end: Callable[..., Any], value: Any, kind: FailureKind, says: str
+) -> None:
+    def train(trial: Trial) -> Any:
+        if isinstance(value, float):
+            return {"score": 0.5, "latency_ms": value}
+        if value is not ...:
+            trial.log(latency_ms=value)
+        return 0.5
+
+    failure = end(train, **BOUNDS).failure
+    assert (failure.kind, failure.traceback) == (kind, "")
+    assert says in failure.message
+
+
+def test_a_pruned_trial_has_the_constraints_that_are_known(end: Callable[..., Any]) -> None:
+    def train(trial: Trial) -> float:
+        trial.report(0.125)
+        trial.set_constraint("size", 2.0)
+        raise optuna.TrialPruned
+
+    outcome = end(train, **BOUNDS).outcome
+    assert outcome.state is TrialState.PRUNED
+    assert outcome.constraints == {"score": 0.125, "size": 2.0}
+
+
 def test_several_metrics_come_in_the_studys_order(end: Callable[..., Any]) -> None:
     done = end(lambda trial: {"b": 2, "a": 1}, metrics={"a": "min", "b": "max"})
     assert done.outcome.values == (1.0, 2.0)

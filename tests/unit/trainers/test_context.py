@@ -266,6 +266,43 @@ def test_a_fact_that_json_cannot_hold_is_refused(make: Make, link: FakeLink, val
     assert link.messages == []
 
 
+# -- constraints --------------------------------------------------------------------------------------------------
+
+
+def test_the_first_value_of_a_constraint_counts(make: Make, ledger: Ledger) -> None:
+    trial = make()
+    trial.set_constraint("memory", np.float32(-0.5))
+    trial.set_constraint("size", torch.tensor(2.0))  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match=r"set_constraint\('memory'\) is ignored: it was set to -0\.5 before"):
+        trial.set_constraint("memory", 3.0)
+    assert trial.constraints == ledger.constraints == {"memory": -0.5, "size": 2.0}
+    trial.constraints["size"] = 0.0
+    assert trial.constraints["size"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (math.nan, r"set_constraint\('c'\): nan says nothing; give a number, 0 or less where the constraint is kept"),
+        ("0", r"set_constraint\('c'\): '0' is a str; give a number"),
+        (None, "None is a NoneType"),
+        (True, "True is a bool"),
+    ],
+)
+def test_a_constraint_that_is_no_number_is_refused(make: Make, value: Any, says: str) -> None:
+    trial = make()
+    with pytest.raises(InvalidInput, match=says):
+        trial.set_constraint("c", value)
+    assert trial.constraints == {}
+
+
+def test_further_metrics_are_kept_as_last_reported(make: Make, ledger: Ledger) -> None:
+    trial = make(metrics={"a": "min", "b": "max"})
+    trial.report(a=1.0, latency_ms=30.0, step=1)
+    trial.report(b=2.0, latency_ms=20.0, memory_mb=5, step=2)
+    assert ledger.metrics == {"latency_ms": 20.0, "memory_mb": 5.0}
+
+
 # -- suggestions --------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ MESSAGES = st.one_of(
             st.none() | JSON,
             st.lists(st.builds(Artifact, st.text(), st.text(), st.integers(0)), max_size=2).map(tuple),
             JSON,
+            NUMBERS,
         ),
     ),
 )
@@ -103,6 +104,7 @@ def test_an_endless_line_is_a_wire_error(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("checkpoint", [None, Checkpoint(3, "checkpoints/1/a1-s3-0.pt", "0" * 64)])
 def test_a_job_survives_the_wire(job: wire.Job, checkpoint: Checkpoint | None) -> None:
     fields: dict[str, Any] = {**vars(job), "checkpoint": checkpoint, "gpus": ("0", "GPU-1")}
+    fields["constraints"] = {"ms": {"max": 20.0}}
     sent = wire.Job(**{**fields, "params": MappingProxyType({"x": 1, "y": None})})
     received = wire.Job.from_json(json.loads(json.dumps(sent.to_json())))
     assert received == wire.Job(**{**fields, "params": {"x": 1, "y": None}})
