@@ -5,7 +5,7 @@ Gaussian process with a few draws of its hyperparameters (`gp`), the log of what
 (`terms`), and the search for its largest value (`optimize`).
 
 Suggestion k is a function of the seed, k and the trials before it. What is worth keeping from one suggestion to the
-next, the hyperparameters, is kept in the trial (`WHY`), so that a sampler rebuilt from the database goes on as the one
+next, the hyperparameters, is kept in the trial (`Attr.WHY`), so that a sampler rebuilt from the database goes on as the one
 that was killed.
 """
 
@@ -23,6 +23,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from automl.core import Attr
 from automl.declaration import Fidelity, Space
 from automl.search.cube import unit
 from automl.search.encoding import Encoding
@@ -31,9 +32,6 @@ from automl.search.observations import Observations, Reader
 from automl.search.proposal import Fits, Request, propose
 from automl.search.space import to_distributions
 from automl.search.transfer import Source, Transfer
-
-#: Trial system attribute with the reasons of a suggestion, a JSON object.
-WHY = "automl:why"
 
 
 class BayesianSampler(BaseSampler):
@@ -117,7 +115,7 @@ class BayesianSampler(BaseSampler):
         why |= {"ms": round(1e3 * (time.process_time() - start), 1)}
         if found.fits:
             why["fits"] = {name: [thetas.tolist(), n] for name, (thetas, n) in found.fits.items()}
-        study._storage.set_trial_system_attr(trial._trial_id, WHY, why)
+        study._storage.set_trial_system_attr(trial._trial_id, Attr.WHY, why)
         return {name: value for name, value in encoding.decode(found.x).items() if name in search_space}
 
     def _past(self, encoding: Encoding, study: Study) -> Transfer | None:
@@ -160,7 +158,7 @@ def _holds(domain: Any, value: Any) -> bool:
 def _noted_fits(study: Study, number: int) -> Fits:
     """What the last suggestion before trial `number` that fitted its models has noted."""
     for trial in reversed(study.get_trials(deepcopy=False)):
-        noted = trial.system_attrs.get(WHY, {}).get("fits") if trial.number < number else None
+        noted = trial.system_attrs.get(Attr.WHY, {}).get("fits") if trial.number < number else None
         if noted:
             return {name: (np.array(thetas), n) for name, (thetas, n) in noted.items()}
     return {}

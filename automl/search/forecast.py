@@ -43,9 +43,9 @@ MARGIN = 0.01
 _LEAST_MARGIN = 1e-4
 #: The odds where the model promises the margin in one trial, and how far the model is trusted: by the logistic
 #: likelihood of what came in runs on 18 tabular tasks, 24 functions and 4 trainings, horizons 1 to 20, margins 0.1 % to
-#: 30 % of the gain so far (bench/search/calibration.py measures how they hold). Each family of tasks alone gives an
+#: 30 % of the gain so far (bench/search/calibration.py measures how they hold). Each kind of task alone gives an
 #: exponent of 0.2 to 0.5 and a rate of 0.22 to 0.46; the powers of h and age, when they are free, come out as 0.92 and
-#: -0.92, so that the rule needs no constants for them.
+#: -0.94, so that the rule needs no constants for them.
 _RATE, _TRUST = 0.35, 1.0 / 3.0
 #: The mean of the gain is taken up to this share of the gain so far, since the chances fall too slowly for a mean that
 #: has no end. In other runs of the same tasks the gains had a mean of .065 of the gain so far, the forecasts of .056,

@@ -23,15 +23,12 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from automl.core import FailureKind
+from automl.core import Attr, FailureKind
 from automl.declaration import Space
 from automl.search.cube import unit
 from automl.search.encoding import Encoding
 from automl.search.learnt import LearntSpace
 
-#: Trial system attribute with the `FailureKind` of a failed trial. A failed trial without one is a plain Optuna
-#: program's, and its parameters are to blame.
-FAILURE_KIND = "automl:failure_kind"
 #: These say something about the parameters; a lost machine does not.
 _TELLING_FAILURES = frozenset(
     {FailureKind.ERROR, FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE, FailureKind.TIMEOUT}
@@ -137,7 +134,8 @@ class Reader:
         if self._cost is None:
             return math.nan
         if self._cost == "seconds":
-            return trial.duration.total_seconds() if trial.duration is not None else math.nan
+            waited = Attr.ATTEMPTS in trial.system_attrs  # what passed since it was started was not all work
+            return math.nan if waited or trial.duration is None else trial.duration.total_seconds()
         value = trial.user_attrs.get(self._cost)
         return float(value) if isinstance(value, int | float) and value > 0 else math.nan
 
@@ -196,7 +194,9 @@ class _Table:
 def _is_telling(trial: FrozenTrial) -> bool:
     if trial.state == TrialState.COMPLETE:
         return True  # its result is NaN
-    return trial.state == TrialState.FAIL and trial.system_attrs.get(FAILURE_KIND, "error") in _TELLING_FAILURES
+    # A plain Optuna program's failure has no kind, and its parameters are to blame.
+    kind = trial.system_attrs.get(Attr.FAILURE_KIND, FailureKind.ERROR)
+    return trial.state == TrialState.FAIL and kind in _TELLING_FAILURES
 
 
 def _curve(trial: FrozenTrial, x: np.ndarray, signs: Sequence[float]) -> Curve | None:

@@ -16,9 +16,9 @@ from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from automl.core import Attr
 from automl.declaration import Choice, Float, Int, Space
 from automl.search import BayesianSampler
-from automl.search.bayesian import WHY
 
 
 class TestOptunaContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
@@ -62,7 +62,7 @@ def test_a_rebuilt_sampler_makes_the_same_suggestion_bit_for_bit(space):
         rebuilt.sampler = BayesianSampler(3, space=space)
         rebuilt.optimize(objective, n_trials=1)
         assert rebuilt.trials[-1].params == trial.params
-    why, again = (study.trials[-1].system_attrs[WHY] for study in (lasting, rebuilt))
+    why, again = (study.trials[-1].system_attrs[Attr.WHY] for study in (lasting, rebuilt))
     assert {**why, "ms": 0} == {**again, "ms": 0}
 
 
@@ -104,7 +104,7 @@ def test_maximising_is_minimising_the_negative():
         study = optuna.create_study(sampler=BayesianSampler(0), direction=direction)
         study.optimize(lambda trial, sign=sign: sign * (trial.suggest_float("x", -5, 5) - 1.0) ** 2, n_trials=12)
         points.append([trial.params["x"] for trial in study.trials])
-        assert sign * study.trials[-1].system_attrs[WHY]["best"] == pytest.approx(0.0, abs=1.0)
+        assert sign * study.trials[-1].system_attrs[Attr.WHY]["best"] == pytest.approx(0.0, abs=1.0)
     assert points[0] == points[1]
 
 
@@ -139,8 +139,8 @@ def test_lost_machines_teach_nothing_and_failures_do():
     lost, broken = (study_of(done + failed(kind), BayesianSampler(0)) for kind in ("lost", "out_of_memory"))
     for study in (lost, broken):
         study.ask(distributions)
-    assert "feasible" not in lost.trials[-1].system_attrs[WHY]
-    assert broken.trials[-1].system_attrs[WHY]["feasible"] < 1.0
+    assert "feasible" not in lost.trials[-1].system_attrs[Attr.WHY]
+    assert broken.trials[-1].system_attrs[Attr.WHY]["feasible"] < 1.0
 
 
 # -- hostile studies -----------------------------------------------------------------------------------------------
@@ -211,4 +211,4 @@ def test_a_declared_space_may_meet_trials_of_a_wider_one():
     study = study_of(trials, BayesianSampler(0, space=space))
     asked = study.ask({"x": FloatDistribution(0, 1), "c": CategoricalDistribution(["a", "b"])})
     assert space.check(asked.params) == asked.params
-    assert study.trials[-1].system_attrs[WHY]["arm"] == "model"
+    assert study.trials[-1].system_attrs[Attr.WHY]["arm"] == "model"

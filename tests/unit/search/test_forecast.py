@@ -58,7 +58,14 @@ def test_the_margin_is_one_percent_of_what_was_gained_since_the_median_of_the_fi
 
 def test_where_most_of_the_first_results_are_the_best_the_spread_of_all_says_what_is_much():
     saturated = [-1.0] * 8 + [-0.5, -0.9] + [-1.0] * 10
+    assert gained(np.array(saturated)) == 0.5
     assert some(saturated).p_margin == pytest.approx(some(saturated, margin=0.01 * 0.5).p_margin)
+
+
+def test_the_least_margin_is_a_hundredth_of_the_default_one():
+    least = some(FELL_THEN_STOOD, margin=0.0)
+    assert least == some(FELL_THEN_STOOD, margin=1e-4 * 4.0)
+    assert least.p_margin > some(FELL_THEN_STOOD, margin=1.1e-4 * 4.0).p_margin
 
 
 def test_gain_and_sd_are_those_of_the_chances_up_to_half_of_what_was_gained():
@@ -123,6 +130,7 @@ def test_there_is_no_forecast_before_ten_results_nor_when_none_of_them_counts():
 
 @given(results, promises, horizons, margins)
 @example(np.array([1e308, -1e308] * 8), math.inf, 20, 0.0)
+@example(np.array([math.inf] * 8 + [1.0, 2.0] * 5), 1.0, 20, None)
 @example(np.array([5e-324, 0.0] * 8), 1e300, 20, None)
 @example(np.array([1e149, -1e149] * 8), 1e300, 20, 1e-310)
 @example(np.array([1e-3, 0.0] * 8), 1e308, 20, None)
