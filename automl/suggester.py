@@ -19,6 +19,7 @@ from automl.declaration import StudySpec
 from automl.display import format_forecast
 from automl.errors import InvalidInput, LeaseLost
 from automl.search import BayesianSampler, GridExhausted, History, make_sampler, suggest
+from automl.search.forecast import CONVERGED_BELOW
 from automl.search.samplers import Context
 from automl.search.transfer import Source
 from automl.storage.sources import Past, Sources
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 #: These do not look at results, so that new ones give no reason to suggest again.
 _BLIND_SAMPLERS = ("random", "grid")
 
-#: A search has converged when it gives a further improvement that is worth mentioning less of a chance than this ...
-CONVERGED_BELOW = 0.05
-#: ... and has as many results, and as many for each parameter, as a forecast takes to be more than a guess.
-ENOUGH_RESULTS, ENOUGH_FOR_EACH = 10, 2
+#: A search may have converged when it has as many results, and as many for each parameter, as a forecast takes to be
+#: more than a guess: of 54 runs stopped at the first sign after ten results one lost a third of its gain, after twenty
+#: none did.
+ENOUGH_RESULTS, ENOUGH_FOR_EACH = 20, 2
 
 
 class _Converged(Exception):

@@ -5,8 +5,8 @@ Gaussian process with a few draws of its hyperparameters (`gp`), the log of what
 (`terms`), and the search for its largest value (`optimize`).
 
 Suggestion k is a function of the seed, k and the trials before it. What is worth keeping from one suggestion to the
-next, the hyperparameters, is kept in the trial (`Attr.WHY`), so that a sampler rebuilt from the database goes on as the one
-that was killed.
+next, the hyperparameters, is kept in the trial (`Attr.WHY`), so that a sampler rebuilt from the database goes on as
+the one that was killed.
 """
 
 from __future__ import annotations

@@ -168,6 +168,7 @@ class _Model:
         if self.encoding.pinned:  # to be improved on is what can be reached with the given parameters
             reached, _ = model.predict(self.encoding.features(self.encoding.snap(self.x)))
         best = reached[:, self.feasible].min(axis=1, initial=np.inf)
+        gain = improvement(model, best)
         if len(self.pending):
             model = model.given(self.pending)
             # With constraints nobody knows whether a pending point will count.
@@ -180,11 +181,11 @@ class _Model:
             found = {"mean": middle, "sd": (high - low) / 2.0}
             if not self.feasible.any():
                 return found
-            promise = float(np.exp(improves.value(z)[0])) * warp.slope
+            # Nothing is known yet of what is under evaluation: it is among the trials to come.
+            promise = float(np.exp(gain.value(np.concatenate([z, self.pending])).max())) * warp.slope
             return found | {"best": float(warp.inverse(best.mean()))} | self._forecast(promise)
 
-        improves = improvement(model, best)
-        return _Goal(improves, loss, explain)
+        return _Goal(improvement(model, best), loss, explain)
 
     def _front(self) -> _Goal:
         """Several metrics: the expected hypervolume improvement, or one random direction where the front is long."""

@@ -329,8 +329,8 @@ def converging(engine: Engine, **budget: Any) -> StudyRecord:
 def test_a_search_that_has_converged_starts_nothing_more_and_finishes_what_runs(opened: Callable[..., Engine]) -> None:
     engine = opened()
     record = converging(engine)
-    suggester = engine.suggester(record, Oracle(*[0.5] * 12, 0.04))
-    for number in range(11):
+    suggester = engine.suggester(record, Oracle(*[0.5] * 22, 0.04))
+    for number in range(21):
         suggester.step(1, LEASE_S)
         run_trial(engine, record, f"token-{number}")
     suggester.step(3, LEASE_S)
@@ -354,9 +354,9 @@ def test_a_search_that_converged_is_over_at_once_when_it_is_run_again_unless_it_
 ) -> None:
     engine = opened()
     record = converging(engine)
-    oracle = Oracle(*[0.5] * 10, 0.0)
+    oracle = Oracle(*[0.5] * 20, 0.0)
     suggester = engine.suggester(record, oracle)
-    for number in range(10):
+    for number in range(20):
         suggester.step(1, LEASE_S)
         run_trial(engine, record, f"token-{number}")
     suggester.step(1, LEASE_S)
@@ -366,7 +366,7 @@ def test_a_search_that_converged_is_over_at_once_when_it_is_run_again_unless_it_
     again = opened().suggester(record, oracle)
     assert again.step(4, LEASE_S) == 0
     assert engine.study("s").state is StudyState.FINISHED
-    assert len(engine.trials(record)) == 10
+    assert len(engine.trials(record)) == 20
     again.close()
     goes_on = engine.declare(spec_of("auto"))
     assert engine.suggester(goes_on, oracle).step(4, LEASE_S) == 4
@@ -375,9 +375,9 @@ def test_a_search_that_converged_is_over_at_once_when_it_is_run_again_unless_it_
 @pytest.mark.parametrize(
     ("chances", "results", "budget"),
     [
-        ([0.0], 9, {}),  # too few results to believe a forecast
-        ([0.05], 20, {}),  # one chance in twenty is worth a trial
-        ([0.0], 20, {"stop_when": None}),
+        ([0.0], 19, {}),  # too few results to believe a forecast
+        ([0.05], 25, {}),  # one chance in twenty is worth a trial
+        ([0.0], 25, {"stop_when": None}),
     ],
 )
 def test_a_search_goes_on(
@@ -395,8 +395,8 @@ def test_a_search_goes_on(
 def test_an_enqueued_trial_is_completed_whatever_the_forecast(opened: Callable[..., Engine]) -> None:
     engine = opened()
     record = converging(engine)
-    suggester = engine.suggester(record, Oracle(*[0.5] * 10, 0.0))
-    for number in range(9):
+    suggester = engine.suggester(record, Oracle(*[0.5] * 20, 0.0))
+    for number in range(19):
         suggester.step(1, LEASE_S)
         run_trial(engine, record, f"token-{number}")
     engine.enqueue(record, {"x": 0.125})
