@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,9 @@ class Encoding:
     sometimes: frozenset[str] = frozenset()
     #: Coordinates that are given, by column: every point is snapped to them.
     pinned: Mapping[int, float] = field(default_factory=dict)
+    #: The numbers (d,) that have the feature 1/2, and how many units of feature there are to a unit of each.
+    middle: np.ndarray | float = 0.5
+    stretch: np.ndarray | float = 1.0
 
     def same_as(self, other: Encoding) -> bool:
         """Whether points mean the same in both."""
@@ -64,6 +67,14 @@ class Encoding:
             for name in names
         )
         return cls(names, tuple(space.values()), conditions)
+
+    def zoomed(self, centre: np.ndarray, side: float) -> Encoding:
+        """The same points with other features: the cube of this side around `centre` (d,) becomes the unit cube.
+
+        Choices, and parameters that are inactive at the centre, stay as they are.
+        """
+        kept = self.is_category | np.isnan(centre)
+        return replace(self, middle=np.where(kept, 0.5, centre), stretch=np.where(kept, 1.0, 1.0 / side))
 
     @property
     def d(self) -> int:
@@ -183,7 +194,8 @@ class Encoding:
         z = np.zeros((len(x), len(self.group) + 1))  # one more, for what no feature says
         missing = np.isnan(x)
         if columns.size:
-            z[:, first] = np.where(missing[:, columns], 0.5, x[:, columns])
+            u = 0.5 + (x - self.middle) * self.stretch
+            z[:, first] = np.where(missing, 0.5, u)[:, columns]
         z[:, indicators] = missing
         columns, sizes, slots = self._choices
         if columns.size:
@@ -222,3 +234,15 @@ class Encoding:
         columns, sizes, slots = self._choices
         owner = np.repeat(np.arange(len(columns)), sizes)
         return slots[slots < len(self.group)], owner, math.sqrt(0.5) / sizes[owner]
+
+
+def places(x: np.ndarray) -> np.ndarray:
+    """Points (n, d) such that the same ones are equal byte for byte."""
+    return np.round(np.nan_to_num(x, nan=-1.0), 9) + 0.0
+
+
+def distinct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of the distinct points of `x` in the order of their first trial, the distinct point of each trial)."""
+    index: dict[bytes, int] = {}
+    owner = np.array([index.setdefault(place.tobytes(), len(index)) for place in places(x)], dtype=int)
+    return np.unique(owner, return_index=True)[1], owner

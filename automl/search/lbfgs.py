@@ -29,8 +29,9 @@ _MEMORY = 5
 _FIRST_STEP = 0.1
 #: A step is good when it gains this share of what the slope promised.
 _ARMIJO = 1e-4
-#: A search whose next step promises less than this has arrived. Losses are logs here: a thousandth is nothing.
-_LEAST_GAIN = 1e-3
+#: A step that promises less than this is nothing: losses are logs here. But one such step may only mean that the first
+#: curvature that was met is not that of the other coordinates, so it takes as many on end to have arrived.
+_LEAST_GAIN, _PATIENCE = 1e-3, 3
 
 Function = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 _Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -48,11 +49,13 @@ def minimise(
     pairs: list[_Pair] = []
     scale = np.zeros(len(x))  # 1 / curvature along the last step, 0 while unknown
     direction, t = _direction(x, slope, low, high, pairs, scale), np.ones(len(x))
+    small = 0
     for _ in range(evaluations - 1):
         there = np.clip(x + t[:, None] * direction, low, high)
         step = there - x
         promised = _dot(slope, step)
-        if (promised > -_LEAST_GAIN).all():
+        small = small + 1 if (promised > -_LEAST_GAIN).all() else 0
+        if small == _PATIENCE or not step.any():
             break
         loss_there, slope_there = function(there)
         taken = loss_there <= loss + _ARMIJO * promised  # False for NaN

@@ -24,10 +24,11 @@ from automl.core import derived_seed
 from automl.declaration import Fidelity
 from automl.search import gp
 from automl.search.cube import unit
-from automl.search.encoding import Encoding
+from automl.search.density import promising
+from automl.search.encoding import Encoding, distinct, places
 from automl.search.fidelity import AtFullFidelity, curve_rows
 from automl.search.forecast import HORIZON, forecast
-from automl.search.local import MOST_ROWS, visible
+from automl.search.local import MOST_ROWS, Focus, focus, looks_everywhere, rank, visible
 from automl.search.observations import Observations
 from automl.search.optimize import Effort, maximise
 from automl.search.pareto import (
@@ -39,7 +40,7 @@ from automl.search.pareto import (
 )
 from automl.search.terms import Hypervolume, Term, Worth, belief, cheapness, feasibility, improvement
 from automl.search.transfer import Ensemble, Transfer
-from automl.search.warping import half_rank, standardise
+from automl.search.warping import as_measured, half_rank, standardise
 
 #: Results before a model is asked: fewer say less than a point in an empty corner.
 STARTUP_RESULTS = 5
@@ -48,6 +49,8 @@ STARTUP_RESULTS = 5
 MOST_DRAWS, FEWEST_DRAWS, DRAWS_TIMES_RESULTS = 16, 4, 400
 #: A model is fitted again when it has this many times the rows; in between its hyperparameters are as good as new ones.
 GROWTH = 1.05
+#: The model of a region, which moves and shrinks, is fitted again after so many results.
+REGION_RESULTS = 10
 #: Good points around which the acquisition is searched.
 KNOWN = 4
 PRIOR = gp.Prior()
@@ -91,7 +94,12 @@ def propose(o: Observations, request: Request) -> Proposal:
         startup = min(startup, max(2, request.n_trials // 3))
     if len(o.x) + len(o.failed) < startup or len(o.x) == 0:
         return _first(o.encoding, request)
-    return _Model(o, request).propose()
+    # Curves and several metrics are beyond a region: there the model looks everywhere, at what `local.visible` leaves.
+    seen = focus(o) if o.values.shape[1] == 1 and not o.curves and request.transfer is None else None
+    if seen is not None and looks_everywhere(request.seed, request.number):
+        candidates = promising(o, rank(o), request.seed, request.number)
+        return Proposal(candidates[_is_new(candidates, o).argmax()], {"arm": "density"})
+    return _Model(o, request, seen).propose()
 
 
 def _first(encoding: Encoding, request: Request) -> Proposal:
@@ -106,22 +114,25 @@ def _first(encoding: Encoding, request: Request) -> Proposal:
 class _Model:
     """The posteriors behind one suggestion."""
 
-    def __init__(self, o: Observations, request: Request):
+    def __init__(self, o: Observations, request: Request, seen: Focus | None = None):
         self.all = o
-        self.encoding = o.encoding
+        self.region = None if seen is None else seen.region
         self.request = request
         self.rng = np.random.default_rng(derived_seed("proposal", request.seed, request.number))
-        self.o, self.arm = _shown(o, self.rng)
+        self.o, self.arm = _shown(o, self.rng) if seen is None else (seen.observations, "region")
         o = self.o
+        self.encoding = o.encoding
         self.fits: dict[str, tuple[np.ndarray, int]] = {}
         self.is_new = False
-        rows, self.owner = _distinct(o.x)
+        rows, self.owner = distinct(o.x)
         self.repeats = np.bincount(self.owner).astype(float)
         self.x = o.x[rows]
         self.z = self.encoding.features(self.x)
         self.pending = self.encoding.features(o.pending)
         self.feasible = self._mean(_feasible(o)) > 0.5
         self.why: dict[str, Any] = {"arm": self.arm, "model_rows": len(self.x)}
+        if seen is not None:
+            self.why["side"] = seen.side
 
     def propose(self) -> Proposal:
         goal = self._improvement() if self.o.values.shape[1] == 1 else self._front()
@@ -133,7 +144,7 @@ class _Model:
             terms.insert(0, goal.term)
         order = np.lexsort((goal.loss, ~self.feasible))
         worth = Worth(self.encoding, terms, belief(self.encoding, _BELIEF_RESULTS / len(self.all.x)))
-        candidates, _ = maximise(worth, self.encoding, self.x[order[:KNOWN]], self.rng, EFFORT)
+        candidates, _ = maximise(worth, self.encoding, self._known(order), self.rng, EFFORT, self.region)
         x = self._first_new(candidates, worth)[None]
         self.why["acquisition"] = float(worth.value(x)[0])
         z = self.encoding.features(x)
@@ -143,15 +154,28 @@ class _Model:
             self.why |= goal.explain(z)
         return Proposal(x[0], self.why, {**self.request.fits, **self.fits} if self.is_new else {})
 
+    def _known(self, order: np.ndarray) -> np.ndarray:
+        """The best points from which the search may begin: those in the region."""
+        if self.region is not None:
+            u = np.where(np.isnan(self.x), self.region.low, self.x)
+            inside = np.all((u >= self.region.low) & (u <= self.region.high), axis=1)
+            order = order[np.asarray(inside)[order]]
+        return self.x[order[:KNOWN]]
+
     # -- what a point may gain ---------------------------------------------------------------------------------------
 
     def _improvement(self) -> _Goal:
         """One metric: the expected improvement on the best posterior mean, which luck of a single result is not."""
         curves = curve_rows(self.o, self.request.fidelity)
-        warp = half_rank(np.concatenate([self.o.values[:, 0], curves.values]))
+        # A region has no bad half, and its curvature is what is to be learnt.
+        warp = (as_measured if self.region is not None else half_rank)(
+            np.concatenate([self.o.values[:, 0], curves.values])
+        )
         n = len(self.o.x)
         data = gp.Data(self.z, self._mean(warp.y[:n]), self.encoding.group, self.repeats)
         draws = min(max(DRAWS_TIMES_RESULTS // (len(self.x) + len(curves)), FEWEST_DRAWS), MOST_DRAWS)
+        if self.region is not None:
+            draws = 1
         model: gp.GaussianProcess | AtFullFidelity | Ensemble
         if len(curves):
             joined = curves.join(data, self.encoding, warp.y[n:])
@@ -227,7 +251,7 @@ class _Model:
     def _constraint(self, j: int) -> Term:
         """The log probability that constraint `j` holds."""
         told = ~np.isnan(self.o.slack[:, j])
-        rows, owner = _distinct(self.o.x[told])
+        rows, owner = distinct(self.o.x[told])
         y, shift, scale = standardise(self.o.slack[told, j])
         mean = np.bincount(owner, y) / np.bincount(owner)
         z = self.encoding.features(self.o.x[told][rows])
@@ -238,7 +262,7 @@ class _Model:
     def _success(self) -> Term:
         """The log probability that a trial comes to a result at all: a regression on failed or not."""
         x = np.concatenate([self.o.x, self.o.failed])
-        rows, owner = _distinct(x)
+        rows, owner = distinct(x)
         y, shift, scale = standardise(np.repeat([-1.0, 1.0], [len(self.o.x), len(self.o.failed)]))
         mean = np.bincount(owner, y) / np.bincount(owner)
         data = gp.Data(self.encoding.features(x[rows]), mean, self.encoding.group, np.bincount(owner).astype(float))
@@ -250,7 +274,7 @@ class _Model:
         if told.sum() < STARTUP_RESULTS or self.request.n_trials is None:
             return []
         left = max(0.0, 1.0 - len(self.all.x) / self.request.n_trials)
-        rows, owner = _distinct(self.o.x[told])
+        rows, owner = distinct(self.o.x[told])
         y, _, scale = standardise(np.log(self.o.cost[told]))
         data = gp.Data(
             self.encoding.features(self.o.x[told][rows]),
@@ -275,7 +299,8 @@ class _Model:
         n = max(len(self.all.x), len(data.y))
         thetas, fitted_at = self.request.fits.get(name, (np.empty((0, 0)), 0))
         cold = thetas.shape[1] != data.d + gp.N_VARIANCES  # never fitted, or in another space
-        if cold or always or not fitted_at <= n <= GROWTH * fitted_at:
+        limit = GROWTH * fitted_at if self.region is None else fitted_at + REGION_RESULTS
+        if cold or always or not fitted_at <= n <= limit:
             start = prior.start(data.d) if cold else thetas[0]
             theta = gp.fit(data, prior, start, _COLD_ITERATIONS if cold or n < 30 else _WARM_ITERATIONS)[None]
             others = gp.draw(theta[0], data, prior, draws - 1, self.rng) if draws > 1 else theta[:0]
@@ -293,16 +318,19 @@ class _Model:
 
         In a space where everything was tried it is the first candidate.
         """
-        o = self.all
-        reported = np.array([curve.x for curve in o.curves]).reshape(-1, self.encoding.d)  # pruned ones too
-        known = np.concatenate([o.x, o.failed, o.pending, reported])
-        tried = {place.tobytes() for place in _places(known)}
-        new = [place.tobytes() not in tried for place in _places(candidates)]
-        if any(new):
-            return candidates[new.index(True)]
+        new = _is_new(candidates, self.all)
+        if new.any():
+            return candidates[new.argmax()]
         pool = self.encoding.snap(self.rng.random((EFFORT.pool, self.encoding.d)))
-        pool = pool[[place.tobytes() not in tried for place in _places(pool)]]
+        pool = pool[_is_new(pool, self.all)]
         return pool[worth.value(pool).argmax()] if len(pool) else candidates[0]
+
+
+def _is_new(x: np.ndarray, o: Observations) -> np.ndarray:
+    """(m,) Whether points `x` (m, d) were neither tried nor are under evaluation."""
+    reported = np.array([curve.x for curve in o.curves]).reshape(-1, o.encoding.d)  # pruned ones too
+    tried = {place.tobytes() for place in places(np.concatenate([o.x, o.failed, o.pending, reported]))}
+    return np.array([place.tobytes() not in tried for place in places(x)], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -354,7 +382,7 @@ def _shown(o: Observations, rng: np.random.Generator) -> tuple[Observations, str
     """What the model sees of `o`: all of it while it is little, see `local`; and the name of the choice."""
     if len(o.x) + len(o.failed) <= MOST_ROWS:
         return o, "model"
-    first, owner = _distinct(o.x)
+    first, owner = distinct(o.x)
     loss = np.argsort(np.argsort(o.values, axis=0, kind="stable"), axis=0, kind="stable").sum(axis=1).astype(float)
     loss[~_feasible(o)] += o.values.size
     rows, arm = visible(o.encoding.features(o.x[first]), np.bincount(owner, loss) / np.bincount(owner), rng)
@@ -366,15 +394,3 @@ def _shown(o: Observations, rng: np.random.Generator) -> tuple[Observations, str
 def _feasible(o: Observations) -> np.ndarray:
     """(n,) Whether each result counts; a constraint that was not told holds."""
     return np.asarray((np.nan_to_num(o.slack, nan=0.0) <= 0.0).all(axis=1))
-
-
-def _places(x: np.ndarray) -> np.ndarray:
-    """Points (n, d) such that the same ones are equal byte for byte."""
-    return np.round(np.nan_to_num(x, nan=-1.0), 9) + 0.0
-
-
-def _distinct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows of the distinct points of `x` in the order of their first trial, the distinct point of each trial)."""
-    index: dict[bytes, int] = {}
-    owner = np.array([index.setdefault(place.tobytes(), len(index)) for place in _places(x)], dtype=int)
-    return np.unique(owner, return_index=True)[1], owner

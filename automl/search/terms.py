@@ -164,7 +164,7 @@ class Worth:
         z = self.encoding.features(x)
         found = [term.value_and_gradient(z) for term in self.terms]
         value = np.sum([value for value, _ in found], axis=0)
-        gradient = np.sum([slope for _, slope in found], axis=0)[:, self.encoding.first_feature]
+        gradient = np.sum([slope for _, slope in found], axis=0)[:, self.encoding.first_feature] * self.encoding.stretch
         if self.belief is not None:
             more, slope = self.belief.value_and_gradient(x)
             value, gradient = value + more, gradient + slope

@@ -58,6 +58,14 @@ def half_rank(values: np.ndarray) -> Warp:
     return Warp(y, spread * scale, (y[order], values[order]))
 
 
+def as_measured(values: np.ndarray) -> Warp:
+    """The values on a scale of mean 0 and deviation 1, and nothing else."""
+    values = finite(values)
+    y, _, scale = standardise(values)
+    order = np.argsort(values, kind="stable")
+    return Warp(y, scale, (y[order], values[order]))
+
+
 def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float]:
     """(y, shift, scale) with y = (values - shift) / scale of mean 0 and deviation 1; zeros where all are equal."""
     values = finite(values)
