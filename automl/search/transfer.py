@@ -15,7 +15,8 @@ Third, the shape: the weighted means of the sources are the target's prior mean.
 
 The weights are those that would have predicted each of the target's results best from the others: stacking of
 leave-one-out errors, linear in w, so that they are the solution of a least-squares problem with w >= 0. A source that
-misleads makes the errors larger and gets no weight; it can do no worse than cost the trials of the portfolio.
+misleads makes the errors larger and gets no weight; what it costs is the trials of the portfolio, and a prior of the
+lengthscales that the results soon overrule.
 
 Sources: Feurer, Letham, Hutter and Bakshy 2018, 1802.02219 (rank-weighted ensembles, the guard against dilution);
 Wistuba, Schilling and Schmidt-Thieme 2015, Sequential Model-Free Hyperparameter Tuning (greedy portfolios);
@@ -210,7 +211,7 @@ def stacked(precision: np.ndarray, means: np.ndarray, y: np.ndarray) -> tuple[np
     believed = np.append(np.full(len(kept), firmness / max(len(kept), 1)), 0.0)
     # The constant may have either sign: the difference of two columns.
     problem = np.column_stack([theirs, level, -level])
-    found, _ = nnls(np.concatenate([problem, belief]), np.concatenate([goal, believed]))
+    found, _ = nnls(np.concatenate([problem, belief]), np.concatenate([goal, believed]), maxiter=1000)
     shares = np.zeros(s)
     shares[kept] = found[:-2]
     return shares, float(found[-2] - found[-1])
@@ -221,8 +222,8 @@ def agreement(means: np.ndarray, y: np.ndarray) -> np.ndarray:
     ranks the other way round, as a share: Kendall's tau, 1 - 2 times the ranking loss of Feurer et al.
     """
     of_y = np.sign(y[:, None] - y)
-    of_means = np.sign(means.T[:, :, None] - means.T[:, None])
-    return np.asarray((of_means * of_y).sum(axis=(1, 2)) / max(np.abs(of_y).sum(), 1.0))
+    right = [float(np.vdot(np.sign(mean[:, None] - mean), of_y)) for mean in means.T]
+    return np.array(right) / max(float(np.abs(of_y).sum()), 1.0)
 
 
 @dataclass(frozen=True)
