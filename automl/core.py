@@ -179,6 +179,7 @@ class TrialRecord:
     artifacts: tuple[Artifact, ...] = ()
     constraints: Mapping[str, float] = field(default_factory=dict)  #: by name; kept where it is 0 or less
     why: Mapping[str, Any] = field(default_factory=dict)  #: why this point was suggested, as its sampler noted it
+    invalid: str | None = None  #: why its result counts for nothing; None: it counts
 
     @property
     def violated(self) -> tuple[str, ...]:
@@ -209,12 +210,103 @@ class StudyRecord:
     queued: bool
     active_s: float  #: seconds that somebody searched
     created_at: float
+    paused: bool = False  #: open, but no trial is started
+    archived: bool = False
+    tags: tuple[str, ...] = ()
+    origin_id: int | None = None  #: the study that this one confirms
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         if self.spec:
             return tuple(self.spec["metrics"])
         return tuple(f"value_{i}" if i else "value" for i in range(len(self.directions)))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a machine is busy with; shares are in [0, 1], memory in bytes. None: unknown."""
+
+    cpu: float | None = None
+    memory: float | None = None
+    gpus: tuple[Mapping[str, Any], ...] = ()  #: name, index, memory_used, memory_total, load
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker process as it last said. Times are seconds since the epoch, by the database's clock."""
+
+    name: str  #: `TrialRecord.worker` is this, "-" and the number of the slot
+    host: str
+    pid: int
+    slots: tuple[tuple[str, ...], ...]  #: the GPUs of each slot
+    load: Load
+    environment: Mapping[str, str]  #: "python", "platform", and the versions of packages by name
+    lease_s: float
+    draining: bool
+    started_at: float
+    seen_at: float
+    ended_at: float | None  #: None: it has not said goodbye
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A check before an alias moves."""
+
+    name: str
+    passed: bool
+    figure: str  #: what was found, in a few words with the number that decides
+    why: str = ""  #: of one that failed: what is wrong, and the cure
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a trial's hyperparameters really give, by runs with fresh seeds. In units of the study's first metric."""
+
+    observed: float  #: what the search saw: the lucky value
+    value: float  #: what is to be expected of another training
+    low: float  #: of the 95 % interval
+    high: float
+    p_best: float  #: the probability that no other candidate is better
+    runs: int
+    held_out: bool  #: measured by `Study(evaluate=...)`, on data that the search has never seen
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """An immutable version of a model."""
+
+    model: str
+    version: int
+    study: str
+    study_id: int
+    trial_id: int
+    number: int  #: of the trial
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]  #: the study's first, in their order
+    directions: tuple[str, ...]  #: of the study's metrics
+    files: tuple[Artifact, ...]
+    code_sha256: str | None
+    data_sha256: str | None
+    environment: Mapping[str, str]
+    created_at: float
+    aliases: tuple[str, ...] = ()  #: that name it now
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A move of an alias; the history of a model is made of them."""
+
+    model: str
+    alias: str
+    kind: str  #: "promote" | "rollback"
+    from_version: int | None  #: None: the alias was new
+    to_version: int
+    who: str
+    reason: str | None
+    forced: bool
+    gates: tuple[Gate, ...]
+    estimate: Estimate | None
+    at: float
 
 
 def constraints_of(system_attrs: Mapping[str, Any]) -> dict[str, float]:

@@ -20,13 +20,16 @@ __all__ = [
     "SAMPLERS",
     "Bound",
     "Budget",
+    "Candidate",
     "Choice",
     "Condition",
+    "Confirm",
     "Direction",
     "Fidelity",
     "Float",
     "Int",
     "Parameter",
+    "Race",
     "Resources",
     "Scalar",
     "Space",
@@ -116,9 +119,8 @@ class Bound:
     max: float | None = None
 
     @classmethod
-    def parse(cls, name: str, given: object) -> Bound:
-        """From `{"max": 20}`, `{"min": 1}` or both. Raises `InvalidStudy`."""
-        where = f"constraints[{name!r}]"
+    def parse(cls, where: str, given: object) -> Bound:
+        """From `{"max": 20}`, `{"min": 1}` or both, given as the field `where`. Raises `InvalidStudy`."""
         if isinstance(given, Bound):
             return given
         if not isinstance(given, Mapping) or not given or given.keys() - {"min", "max"}:
@@ -136,6 +138,56 @@ class Bound:
         above = -math.inf if self.max is None else value - self.max
         below = -math.inf if self.min is None else self.min - value
         return max(above, below)
+
+
+def _bounds(field: str, given: Any) -> dict[str, Bound]:
+    if not isinstance(given, Mapping):
+        raise reject(field, f"{given!r} bounds nothing", f'write {field}={{"latency_ms": {{"max": 20}}}}')
+    for name in given:
+        if not isinstance(name, str) or not name:
+            raise reject(field, f"{name!r} is no metric name", "use a string")
+    return {name: Bound.parse(f"{field}[{name!r}]", bound) for name, bound in given.items()}
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """How the winner is confirmed: the `top` trials run again with fresh seeds, until one of them is the best with a
+    probability of `sure`, or after `trials` runs in all.
+    """
+
+    top: int = 5
+    trials: int = 25
+    sure: float = 0.95
+
+    def __post_init__(self) -> None:
+        if whole("confirm.top", self.top) < 1:
+            raise reject("confirm.top", f"{self.top} is not above zero", "give 1 or more")
+        if whole("confirm.trials", self.trials) < 2:
+            raise reject("confirm.trials", f"{self.trials} tells nothing", "give 2 or more")
+        if not 0.5 <= finite("confirm.sure", self.sure) < 1:
+            raise reject("confirm.sure", f"{self.sure} is no such probability", "give one from 0.5 to below 1")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that may be the best."""
+
+    number: int
+    params: Mapping[str, Any]
+    value: float  #: what the search saw
+
+
+@dataclass(frozen=True)
+class Race:
+    """What makes a study the confirmation of another: its trials are the candidates again, with fresh seeds."""
+
+    candidates: tuple[Candidate, ...]
+    sure: float
+    held_out: bool  #: trials run `Study(evaluate=...)`
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Race:
+        return cls(**{**data, "candidates": tuple(Candidate(**item) for item in data["candidates"])})
 
 
 #: Also the name of a folder, and a word in FILE:NAME.
@@ -159,6 +211,9 @@ class StudySpec:
     cost: str | None = None
     constraints: Mapping[str, Bound] = field(default_factory=dict)
     transfer: Literal["auto"] | tuple[str, ...] | None = None
+    gates: Mapping[str, Bound] = field(default_factory=dict)  #: what a model must reach to be promoted
+    confirm: Confirm | None = None  #: the winner, when the search is over
+    race: Race | None = None  #: this study confirms another
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -188,19 +243,15 @@ class StudySpec:
         if whole("retries", self.retries) < 0:
             raise reject("retries", f"{self.retries} is below zero", "give 0 or more")
         object.__setattr__(self, "metrics", MappingProxyType(dict(self.metrics)))
-        object.__setattr__(self, "constraints", MappingProxyType(self._bounds()))
+        object.__setattr__(self, "constraints", MappingProxyType(_bounds("constraints", self.constraints)))
+        object.__setattr__(self, "gates", MappingProxyType(_bounds("gates", self.gates)))
+        if self.confirm is not None and not isinstance(self.confirm, Confirm):
+            raise reject("confirm", f"{self.confirm!r}", "give True, or a Confirm(...)")
+        if self.confirm is not None and len(self.metrics) > 1:
+            raise reject("confirm", "several metrics have no one best", "leave it out")
         object.__setattr__(self, "transfer", self._sources())
         self._check_cost()
         self._check_sampler()
-
-    def _bounds(self) -> dict[str, Bound]:
-        given: Any = self.constraints
-        if not isinstance(given, Mapping):
-            raise reject("constraints", f"{given!r} bounds nothing", 'write constraints={"latency_ms": {"max": 20}}')
-        for name in given:
-            if not isinstance(name, str) or not name:
-                raise reject("constraints", f"{name!r} is no metric name", "use a string")
-        return {name: Bound.parse(name, bound) for name, bound in given.items()}
 
     def _sources(self) -> Literal["auto"] | tuple[str, ...] | None:
         given: Any = self.transfer
@@ -253,6 +304,9 @@ class StudySpec:
             "cost": self.cost,
             "constraints": {name: bound.to_json() for name, bound in self.constraints.items()},
             "transfer": list(self.transfer) if isinstance(self.transfer, tuple) else self.transfer,
+            "gates": {name: bound.to_json() for name, bound in self.gates.items()},
+            "confirm": asdict(self.confirm) if self.confirm else None,
+            "race": asdict(self.race) if self.race else None,
         }
 
     @classmethod
@@ -264,14 +318,16 @@ class StudySpec:
                 "budget": Budget(**data["budget"]),
                 "fidelity": Fidelity(**data["fidelity"]) if data["fidelity"] else None,
                 "resources": Resources(**data["resources"]),
+                "confirm": Confirm(**data["confirm"]) if data.get("confirm") else None,
+                "race": Race.from_json(data["race"]) if data.get("race") else None,
             }
         )
 
     def differences(self, old: StudySpec) -> tuple[list[str], bool]:
         """What makes this another study than `old`, one line each, and whether it only widens it.
 
-        Budget, resources, sampler, pruner, retries, cost, transfer and the priors of parameters may change from run to
-        run: they are not differences.
+        Budget, resources, sampler, pruner, retries, cost, transfer, gates, confirm and the priors of parameters may
+        change from run to run: they are not differences.
         """
         found: list[str] = []
         widens = True

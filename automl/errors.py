@@ -8,6 +8,8 @@
     │   ├── InvalidTarget       a storage or service address that cannot be used
     │   └── NotFound            no study or trial of that name or number
     ├── StudyConflict           the name is taken by a study with another definition
+    ├── PromotionRefused        a gate failed; the alias is where it was
+    ├── PromotionConflict       somebody else moved the alias in the meantime
     ├── StudyFailed             the search stopped because its trials could not work
     ├── LeaseLost               a write came with a lease that is no longer the current one
     ├── ArtifactCorrupt         a file does not match its recorded sha256
@@ -20,6 +22,8 @@ Catch `AutoMLError` for all of them. Facts that a program needs are attributes, 
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class AutoMLError(Exception):
@@ -56,6 +60,18 @@ class StudyConflict(AutoMLError):
         self.name = name
         self.differences = differences
         self.extendable = extendable
+
+
+class PromotionRefused(AutoMLError):
+    """A gate failed and nothing was changed. `gates` (of `core.Gate`) are all that were looked at."""
+
+    def __init__(self, message: str, gates: tuple[Any, ...] = ()):
+        super().__init__(message)
+        self.gates = gates
+
+
+class PromotionConflict(AutoMLError):
+    """Somebody else moved the alias while this promotion or rollback was under way; theirs stands."""
 
 
 class StudyFailed(AutoMLError):

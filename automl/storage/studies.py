@@ -388,4 +388,6 @@ def _new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]
 
 def _study_record(row: sa.Row[Any]) -> StudyRecord:
     data = row._asdict()
-    return StudyRecord(**{**data, "state": StudyState(row.state), "directions": tuple(row.directions)})
+    return StudyRecord(
+        **{**data, "state": StudyState(row.state), "directions": tuple(row.directions), "tags": tuple(row.tags)}
+    )

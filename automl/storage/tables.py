@@ -12,7 +12,7 @@ from automl.core import StudyState, TrialState
 from automl.storage.database import Json, now
 
 #: The newest migration. `schema.py` compares it with what the database says before Alembic is even imported.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -57,6 +57,10 @@ study = sa.Table(
     sa.Column("user_attrs", Json, nullable=False, server_default="{}"),
     sa.Column("system_attrs", Json, nullable=False, server_default="{}"),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),  # open, but nothing is claimed from it
+    sa.Column("archived", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("tags", Json, nullable=False, server_default="[]"),
+    sa.Column("origin_id", sa.BigInteger),  # the study that this one confirms; see declaration.Race
     _one_of("state", StudyState),
     sqlite_autoincrement=True,  # an id that was used is never given to another study
 )
@@ -101,6 +105,8 @@ trial = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double),
     sa.Column("finished_at", sa.Double),
+    # Why its result counts for nothing, neither for the search nor for the ranking; NULL: it counts.
+    sa.Column("invalid", sa.Text),
     sa.UniqueConstraint("study_id", "number"),
     _one_of("state", TrialState),
     sa.CheckConstraint("lease_token IS NULL OR state = 'running'", name="lease"),
@@ -194,4 +200,107 @@ sa.Index(
     sqlite_where=event.c.cause == sa.literal_column("'claimed'"),
 )
 
-__all__ = ["HEAD", "artifact", "distribution", "event", "metadata", "now", "report", "study", "trial"]
+worker = sa.Table(
+    "worker",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # trial.worker is this and "-" and the slot
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("slots", Json, nullable=False),  # [[GPU, ...], ...]
+    sa.Column("load", Json, nullable=False),  # core.Load
+    sa.Column("environment", Json, nullable=False),  # what its trials run in
+    sa.Column("lease_s", sa.Double, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double),  # NULL: it has not said goodbye
+)
+sa.Index("ix_worker_seen_at", worker.c.seen_at)
+
+# The registry. Versions, their files and the history are never changed nor removed: triggers refuse it.
+
+model = sa.Table(
+    "model",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+model_version = sa.Table(
+    "model_version",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("model_id", sa.ForeignKey("model.id"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),  # 1, 2, ... for each model
+    # No foreign keys: a version outlives its study.
+    sa.Column("study_id", sa.BigInteger, nullable=False),
+    sa.Column("study", sa.Text, nullable=False),
+    sa.Column("trial_id", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("params", sa.JSON(none_as_null=True), nullable=False),
+    sa.Column("metrics", sa.JSON(none_as_null=True), nullable=False),  # the study's first, in their order
+    sa.Column("directions", Json, nullable=False),
+    sa.Column("code_sha256", sa.Text),
+    sa.Column("data_sha256", sa.Text),
+    sa.Column("environment", Json, nullable=False, server_default="{}"),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("model_id", "version"),
+    sa.UniqueConstraint("model_id", "trial_id"),
+    sqlite_autoincrement=True,
+)
+
+model_file = sa.Table(
+    "model_file",
+    metadata,
+    sa.Column("version_id", sa.ForeignKey("model_version.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+)
+
+alias = sa.Table(
+    "alias",
+    metadata,
+    sa.Column("model_id", sa.ForeignKey("model.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version_id", sa.ForeignKey("model_version.id"), nullable=False),
+)
+
+promotion = sa.Table(
+    "promotion",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("model_id", sa.ForeignKey("model.id"), nullable=False),
+    sa.Column("alias", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # core.Promotion.kind
+    sa.Column("from_version", sa.Integer),
+    sa.Column("to_version", sa.Integer, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("forced", sa.Boolean, nullable=False),
+    sa.Column("gates", Json, nullable=False),  # [core.Gate]
+    sa.Column("estimate", Json),  # core.Estimate, where the study was confirmed
+    sa.Column("at", sa.Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_promotion_alias", promotion.c.model_id, promotion.c.alias, promotion.c.id)
+
+__all__ = [
+    "HEAD",
+    "alias",
+    "artifact",
+    "distribution",
+    "event",
+    "metadata",
+    "model",
+    "model_file",
+    "model_version",
+    "now",
+    "promotion",
+    "report",
+    "study",
+    "trial",
+    "worker",
+]

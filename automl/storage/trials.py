@@ -131,6 +131,7 @@ def _trial_record(row: sa.Row[Any]) -> TrialRecord:
         facts=row.user_attrs,
         constraints=constraints_of(row.system_attrs),
         why=row.system_attrs.get(Attr.WHY) or {},
+        invalid=row.invalid,
     )
 
 
