@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.postgres import ExternalServer, PostgresServer
@@ -15,6 +16,11 @@ def pytest_configure() -> None:
     """One thread for each numeric library, before any is imported: with two, small matrices only get slower."""
     for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
+    # How fast examples are drawn depends on what else the machine does, and says nothing of the code.
+    hypothesis.settings.register_profile(
+        "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
