@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from automl.engine import connect
     from automl.errors import AutoMLError
     from automl.result import Result
+    from automl.serving.predictor import load_model
     from automl.study import Study
     from automl.trainers.context import Trial
 
@@ -31,6 +32,7 @@ __all__ = [
     "Study",
     "Trial",
     "connect",
+    "load_model",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "automl.engine": ("connect",),
     "automl.errors": ("AutoMLError",),
     "automl.result": ("Result",),
+    "automl.serving.predictor": ("load_model",),
     "automl.study": ("Study",),
     "automl.trainers.context": ("Trial",),
 }

@@ -12,6 +12,7 @@ has changed; where nothing has, it gives back the very same object.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -49,9 +50,9 @@ class Board:
     cursor: int
     state: np.ndarray  #: (n,) int8, places in STATES
     values: np.ndarray  #: (n, m) float64
-    last_value: np.ndarray  #: (n,) of the newest report
-    step: np.ndarray  #: (n,) int64, of the newest report
-    excess: np.ndarray  #: (n,) the largest constraint: above 0 it is violated
+    last_value: np.ndarray  #: (n,) of the newest report, of running, paused and pruned trials
+    step: np.ndarray  #: (n,) int64, of the newest report of the same
+    excess: np.ndarray  #: (n,) by how much constraints are violated in sum; where all are kept, the largest of them
     invalid: np.ndarray  #: (n,) bool: marked as such
     attempt: np.ndarray  #: (n,) int16
     failure: np.ndarray  #: (n,) int8, places in FAILURES, of the last attempt that failed
@@ -130,16 +131,52 @@ class Board:
         """(k,) rows of the counted and feasible trials that no other one beats in every metric, by the first metric."""
         rows = np.flatnonzero(self.counted & self.feasible & ~np.isnan(self.values).any(axis=1))
         costs = self.values[rows] * self.signs
-        order = np.lexsort(costs.T[::-1])
-        kept: list[int] = []
-        for at in order:  # whoever could dominate comes before
-            if not any((costs[other] <= costs[at]).all() and (costs[other] < costs[at]).any() for other in kept):
-                kept.append(int(at))
-        return rows[kept]
+        return rows[_undominated(costs)]
 
     def replaced(self, **changes: Any) -> Board:
         """Another board with these fields, and nothing of what this one has worked out."""
         return Board(**{item.name: changes.get(item.name, getattr(self, item.name)) for item in fields(self)})
+
+
+def _undominated(costs: np.ndarray) -> np.ndarray:
+    """Which rows of `costs` (k, m) no other one beats, by the first column, then the next; of equal ones all."""
+    order = np.lexsort(costs.T[::-1])  # stable
+    ordered = costs[order]
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    distinct = ordered[is_new]
+    kept = _by_stairs(distinct) if costs.shape[1] <= 3 else _by_filter(distinct)
+    return order[kept[np.cumsum(is_new) - 1]]
+
+
+def _by_stairs(costs: np.ndarray) -> np.ndarray:
+    """(k,) bool for distinct rows in order: a sweep that keeps the front of the second and third column, as stairs."""
+    kept = np.zeros(len(costs), dtype=bool)
+    padded = np.zeros((len(costs), 3))
+    padded[:, : costs.shape[1]] = costs
+    seconds: list[float] = []  # rising
+    thirds: list[float] = []  # falling
+    for row, (second, third) in enumerate(zip(padded[:, 1].tolist(), padded[:, 2].tolist(), strict=True)):
+        at = bisect_right(seconds, second)
+        if at and thirds[at - 1] <= third:
+            continue
+        kept[row] = True
+        at = bisect_left(seconds, second)
+        end = at
+        while end < len(thirds) and thirds[end] >= third:
+            end += 1
+        seconds[at:end], thirds[at:end] = [second], [third]
+    return kept
+
+
+def _by_filter(costs: np.ndarray) -> np.ndarray:
+    """(k,) bool for distinct rows in order: the first that is left is beaten by none, and takes out what it beats."""
+    kept = np.zeros(len(costs), dtype=bool)
+    left = np.arange(len(costs))
+    while len(left):
+        kept[left[0]] = True
+        left = left[(costs[left] < costs[left[0]]).any(axis=1)]
+    return kept
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,7 +155,7 @@ class Confirm:
     probability of `sure`, or after `trials` runs in all.
     """
 
-    top: int = 5
+    top: int = 4
     trials: int = 25
     sure: float = 0.95
 
@@ -214,6 +214,7 @@ class StudySpec:
     gates: Mapping[str, Bound] = field(default_factory=dict)  #: what a model must reach to be promoted
     confirm: Confirm | None = None  #: the winner, when the search is over
     race: Race | None = None  #: this study confirms another
+    held_out: bool = False  #: there is a function for data that the search never sees, `Study(evaluate=...)`
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -307,6 +308,7 @@ class StudySpec:
             "gates": {name: bound.to_json() for name, bound in self.gates.items()},
             "confirm": asdict(self.confirm) if self.confirm else None,
             "race": asdict(self.race) if self.race else None,
+            "held_out": self.held_out,
         }
 
     @classmethod

@@ -15,33 +15,50 @@ from typing import TYPE_CHECKING, Any
 from automl.core import (
     Artifact,
     Checkpoint,
+    Estimate,
     Failure,
     FailureKind,
+    Gate,
     Lease,
+    Load,
+    Model,
+    ModelVersion,
     Outcome,
+    Promotion,
     Report,
     StudyRecord,
     StudyState,
     TrialRecord,
     TrialState,
+    WorkerRecord,
 )
-from automl.declaration import Space, StudySpec
+from automl.declaration import Confirm, Space, StudySpec
 from automl.errors import InvalidInput, InvalidTarget, NotFound
 from automl.storage.artifacts import ArtifactStore
 from automl.storage.database import Database
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
+from automl.storage.registry import Registry
 from automl.storage.schema import ensure_schema
 from automl.storage.sources import Sources
+from automl.storage.steering import Steering
 from automl.storage.studies import Studies
 from automl.storage.trials import Trials
+from automl.storage.workers import Workers
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from automl.beliefs import Beliefs
+    from automl.board import Board, Curve, Overview, Prediction, Segment
+    from automl.promotion import Candidate, Promoter
+    from automl.racing import Races
     from automl.search import History
     from automl.search.transfer import Source
+    from automl.search.what_if import Surface
     from automl.storage import OptunaStorage
+    from automl.storage.columns import Boards
+    from automl.storage.views import Overviews, Views
     from automl.suggester import Suggester
 
 DEFAULT_STORAGE = "sqlite:///.automl/automl.db"
@@ -74,7 +91,11 @@ class Engine:
         self._studies = Studies(self.database, distributions)
         self._trials = Trials(self.database)
         self._sources = Sources(self.database)
+        self._steering = Steering(self.database)
+        self._registry = Registry(self.database)
+        self._workers = Workers(self.database)
         self._leases = Leases(self.database, distributions)
+        self._last_seen: dict[int, Board] = {}
         self._histories: dict[int, History] = {}
         self._pruners: dict[int, Any] = {}
 
@@ -123,6 +144,45 @@ class Engine:
         """End the search: unfinished trials are cancelled. False when it was over already."""
         return self._studies.end(self.study(name).id, StudyState.STOPPED, reason)
 
+    def pause(self, name: str) -> bool:
+        """Start no more trials of an open study; those that run go on to their end. False when it is paused already.
+
+        The minutes of its budget stand still. Raises `InvalidInput` when it is not open.
+        """
+        return self._steering.set_paused(self.study(name), True)
+
+    def resume(self, name: str) -> bool:
+        """Let a paused study go on; False when it was not paused. Raises `InvalidInput` when it is not open."""
+        return self._steering.set_paused(self.study(name), False)
+
+    def extend(self, name: str, trials: int | None = None, minutes: float | None = None) -> StudyRecord:
+        """Give a study another budget, in new totals; a finished or stopped one goes on. The old totals undo it.
+
+        Less is good down to what was made already. Raises `InvalidInput`, also for a study that has failed.
+        """
+        record = self.study(name)
+        self._steering.set_budget(record, trials, minutes)
+        self._studies.close_if_done(record.id)
+        return self.study_by_id(record.id)
+
+    def clone(self, name: str, new_name: str, *, trials: int | None = None, seed: int | None = None) -> StudyRecord:
+        """Queue the same declaration and code as a new study, with none of the trials.
+
+        Raises `InvalidInput` when the name is taken, or no worker could load the code.
+        """
+        self._steering.clone(self.study(name), new_name, trials, seed)
+        return self.study(new_name)
+
+    def archive(self, name: str, on: bool = True) -> None:
+        """Leave a study out of listings, or (`on=False`) take it in again; nothing else changes."""
+        self._steering.archive(self.study(name), on)
+
+    def tag(self, name: str, tags: Sequence[str]) -> StudyRecord:
+        """Replace the study's tags: at most 20, of at most 40 printable characters. Raises `InvalidInput`."""
+        record = self.study(name)
+        self._steering.tag(record, tags)
+        return self.study_by_id(record.id)
+
     def delete(self, name: str) -> None:
         """Remove a study with its trials and history; its files stay in the artifact store."""
         self._studies.delete(self.study(name).id)
@@ -141,6 +201,10 @@ class Engine:
         """The best complete trials by the first metric, best first; those that violate constraints come last."""
         return self._trials.best(record, limit)
 
+    def invalid_trials(self, record: StudyRecord) -> list[TrialRecord]:
+        """Those whose results were taken out, see `invalidate`; by number."""
+        return self._trials.invalid(record.id)
+
     def finished_since(self, record: StudyRecord, moment: float) -> list[TrialRecord]:
         """Trials that ended at or after `moment` (seconds since the epoch, the database's clock)."""
         return self._trials.finished_since(record.id, moment)
@@ -156,16 +220,33 @@ class Engine:
         """The trial's history, one dict for each move."""
         return self._trials.history(trial.id)
 
-    def enqueue(self, record: StudyRecord, params: Mapping[str, Any]) -> int:
-        """Add a trial with these parameters (the sampler gives the others); its number."""
+    def enqueue(self, record: StudyRecord, params: Mapping[str, Any], *, extend: bool = False) -> int:
+        """Add a trial with these parameters (the sampler gives the others); its number.
+
+        With `extend` a budget of trials that is used up grows by one, and a finished study opens again.
+        Raises `InvalidInput`.
+        """
         if record.spec is not None and record.spec["space"] is not None:
             Space.from_json(record.spec["space"]).check(params, partial=True)
+        if extend:
+            return self._steering.enqueue(record, params)
         number = self._studies.enqueue(record.id, params)
         if number is None:
             raise InvalidInput(
                 f"budget: study {record.name!r} has no trial left or is not open; raise budget.trials", field="budget"
             )
         return number
+
+    def invalidate(self, record: StudyRecord, number: int, reason: str) -> None:
+        """Take the result of a finished trial out of the search and of the ranking; `restore` brings it back.
+
+        The trial keeps its number, and its place in the budget. Raises `InvalidInput`.
+        """
+        self._steering.invalidate(record, number, reason)
+
+    def restore(self, record: StudyRecord, number: int) -> None:
+        """Let the result of an invalid trial count again. Raises `InvalidInput`."""
+        self._steering.restore(record, number)
 
     def add_artifacts(self, trial: TrialRecord, files: Sequence[Artifact]) -> None:
         """Record further files of a finished trial, as its ONNX file."""
@@ -180,6 +261,154 @@ class Engine:
     def log_path(self, study_id: int, number: int, attempt: int) -> Path:
         """Where the output of an attempt is, on the machine that ran it."""
         return self.artifacts.root / "logs" / str(study_id) / f"{number}-{attempt}.log"
+
+    # -- models -------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Model]:
+        """By name."""
+        return self._registry.models()
+
+    def model_versions(self, name: str) -> list[ModelVersion]:
+        """Newest first. Raises `NotFound`."""
+        return self._registry.versions(name)
+
+    def model_version(self, reference: str) -> ModelVersion:
+        """`digits@champion`, `digits@3`, or `digits` for its champion. Raises `NotFound`, which says what there is."""
+        return self._registry.version(reference)
+
+    def promotions(self, name: str, alias: str | None = None) -> list[Promotion]:
+        """The moves of a model's aliases, or of one of them, newest first. Raises `NotFound` for an unknown model."""
+        self._registry.check_model(name)
+        return self._registry.promotions(name, alias)
+
+    def check_gates(
+        self, record: StudyRecord, number: int | None = None, **options: Any
+    ) -> tuple[TrialRecord, tuple[Gate, ...]]:
+        """What `promote` would look at, without promoting: the trial, and its gates."""
+        from automl.promotion import Options
+
+        candidate = self._candidate(record, number)
+        _, gates = self._promoter.examine(candidate, Options(**options))
+        return candidate.trial, gates
+
+    def promote(self, record: StudyRecord, number: int | None = None, **options: Any) -> Promotion:
+        """Let an alias name trial `number`; None: the best, as it was confirmed where it was, else as it was observed.
+
+        `options` are those of `promotion.Options`: alias, model, reason, force, who, gates, check. Where the alias
+        names the trial already, nothing is done and its last move is given back.
+
+        Raises `PromotionRefused` when a gate fails, `PromotionConflict` when somebody else moves the alias meanwhile,
+        `InvalidInput` for a trial that cannot be promoted. All of them leave the alias where it was.
+        """
+        from automl.promotion import Options
+
+        chosen = Options(**options)
+        return self._promoter.promote(self._candidate(record, number), chosen)
+
+    def rollback(
+        self, model: str, alias: str = "champion", *, reason: str | None = None, who: str | None = None
+    ) -> Promotion:
+        """Let the alias name what it named before its newest promotion that was not taken back yet.
+
+        Two in a row go two back. Raises `NotFound`, `InvalidInput` when there is nothing before, `PromotionRefused`
+        when that version's files are not what they were, `PromotionConflict`.
+        """
+        return self._promoter.rollback(model, alias, reason, who)
+
+    @cached_property
+    def _promoter(self) -> Promoter:
+        from automl.promotion import Promoter
+
+        return Promoter(self._registry, self._trials, self.artifacts)
+
+    def _candidate(self, record: StudyRecord, number: int | None) -> Candidate:
+        from automl.promotion import Candidate
+
+        estimates = self.estimates(record)
+        trial = self._promoter.choose(record, number, estimates)
+        return Candidate(record, trial, estimates.get(trial.number), self.environment(trial))
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def board(self, record: StudyRecord, board: Board | None = None) -> Board:
+        """All trials of a study as columns, as of now; an earlier board is brought up to date, which is far quicker.
+
+        The very same object when nothing has changed. The study's row is read again too; its `active_s` is as fresh as
+        the board, it alone makes no new one. Raises `NotFound` when the study was deleted.
+        """
+        return self._boards.read(self.study_by_id(record.id), board)
+
+    def curves(self, record: StudyRecord, numbers: Sequence[int]) -> dict[int, Curve]:
+        """What these trials reported, by number; an empty curve for one that has not reported."""
+        return self._views.curves(record.id, numbers)
+
+    def timeline(self, record: StudyRecord, limit: int = 5000) -> list[Segment]:
+        """The newest `limit` attempts, in the order in which they started."""
+        return self._views.timeline(record.id, limit)
+
+    def overviews(self, archived: bool = False) -> list[Overview]:
+        """All studies at a glance, newest activity first; without confirmations, and without archived ones."""
+        records = [record for record in self.studies() if record.origin_id is None]
+        return self._overviews.of([record for record in records if archived or not record.archived])
+
+    def change(self) -> int:
+        """A number that grows whenever a study or a trial moved, in about a millisecond."""
+        return self._views.change()
+
+    def log_tail(self, record: StudyRecord, number: int, attempt: int, limit_bytes: int = 200_000) -> str | None:
+        """The end of what an attempt printed, without escape codes; None when it is not on this machine."""
+        from automl.storage.views import tail
+
+        return tail(self.log_path(record.id, number, attempt), limit_bytes)
+
+    # Imported when they are wanted: most commands do without NumPy.
+
+    @cached_property
+    def _boards(self) -> Boards:
+        from automl.storage.columns import Boards
+
+        return Boards(self.database)
+
+    @cached_property
+    def _views(self) -> Views:
+        from automl.storage.views import Views
+
+        return Views(self.database)
+
+    @cached_property
+    def _overviews(self) -> Overviews:
+        from automl.storage.views import Overviews
+
+        return Overviews(self.database)
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def workers(self, all: bool = False) -> list[WorkerRecord]:
+        """Workers that were heard of within three of their leases, by name; with `all` also those of the last day."""
+        return self._workers.all(gone=all)
+
+    def drain(self, name: str, on: bool = True) -> None:
+        """Let a worker finish its running trials and claim no more; `automl worker` then ends.
+
+        `on=False` takes it back. Raises `NotFound` when no worker of that name is alive.
+        """
+        self._workers.drain(name, on)
+
+    def environment(self, trial: TrialRecord) -> Mapping[str, str]:
+        """What the trial's last worker runs in: "python", "platform", versions by package; {} when it is not known."""
+        return self._workers.environment(trial.worker)
+
+    def enroll(self, worker: WorkerRecord) -> None:
+        """A worker has started."""
+        self._workers.enroll(worker)
+
+    def beat(self, name: str, load: Load) -> bool | None:
+        """A worker lives; whether it is to drain, None when it is not enrolled."""
+        return self._workers.beat(name, load)
+
+    def leave(self, name: str) -> None:
+        """A worker has ended."""
+        self._workers.leave(name)
 
     # -- the search ---------------------------------------------------------------------------------------------
 
@@ -219,6 +448,85 @@ class Engine:
     def reap(self, lease_s: float) -> list[int]:
         """Take back trials whose leases expired; the ids of the trials."""
         return self._leases.reap(lease_s)
+
+    # -- confirmation -------------------------------------------------------------------------------------------
+
+    def confirm(self, record: StudyRecord, confirm: Confirm | None = None) -> StudyRecord:
+        """Declare the study that runs the best trials of this one again; `confirm` instead of what the study declares.
+
+        One of the same trials, settings and code that is not finished is opened again. Whoever runs studies runs it:
+        `confirmation.confirm_study` here, or the workers, if `record` is queued. Raises `InvalidInput` where there is
+        nothing to confirm, or no one best.
+        """
+        return self._races.declare(record, confirm)
+
+    def confirmation(self, record: StudyRecord) -> StudyRecord | None:
+        """The newest study that confirms this one; None when there is none."""
+        return next(iter(self._races.of(record)), None)
+
+    def is_confirmed(self, record: StudyRecord, confirm: Confirm | None = None) -> bool:
+        """Whether the newest confirmation is finished, and of the trials that are the best now. Raises as `confirm`."""
+        return self._races.is_settled(record, confirm)
+
+    def estimates(self, record: StudyRecord) -> Mapping[int, Estimate]:
+        """What the newest confirmation that is over found, by trial of this study, in the order of what the search saw.
+
+        {} when there is none, it had too few runs, or the search has seen a better trial since; `core.confirmed_best`
+        says which of them to take.
+        """
+        return self._races.estimates(record)
+
+    @cached_property
+    def _races(self) -> Races:
+        from automl.racing import Races
+
+        return Races(self._studies, self._trials, lambda study_id: self.optuna.snapshot(study_id))
+
+    # -- the model ----------------------------------------------------------------------------------------------
+    # `board`: one that the caller has, which spares reading the trials.
+
+    def space(self, record: StudyRecord, board: Board | None = None) -> Space | None:
+        """The declared search space, else what the trials say of it; None before one of them has ended."""
+        return self._beliefs.space(self._seen(record, board))
+
+    def what_if(
+        self, record: StudyRecord, points: Sequence[Mapping[str, Any]], board: Board | None = None
+    ) -> list[Prediction]:
+        """What the study's trials say of points that nobody has tried, see `search.what_if`.
+
+        Of any study, whatever its sampler. Only active parameters count. Raises `InvalidInput` for a point outside of
+        the space, naming the parameter, and while there are too few results.
+        """
+        with self._beliefs.posterior(self._seen(record, board)) as posterior:
+            return posterior.predict(points)
+
+    def surface(
+        self,
+        record: StudyRecord,
+        fixed: Mapping[str, Any],
+        names: str | tuple[str, str],
+        size: int = 40,
+        board: Board | None = None,
+    ) -> Surface:
+        """Predictions along one parameter or over two, the others `fixed`. Raises `InvalidInput`, as `what_if`."""
+        with self._beliefs.posterior(self._seen(record, board)) as posterior:
+            return posterior.surface(fixed, names, size)
+
+    def importances(self, record: StudyRecord, board: Board | None = None) -> Mapping[str, float]:
+        """The share of each parameter in what made the best tenth, the largest first; {} while it cannot be told."""
+        return self._beliefs.importances(self._seen(record, board))
+
+    def _seen(self, record: StudyRecord, board: Board | None) -> Board:
+        if board is None:
+            board = self.board(record, self._last_seen.get(record.id))
+            self._last_seen = {record.id: board}  # one study's: of fifty thousand trials it is ten megabytes
+        return board
+
+    @cached_property
+    def _beliefs(self) -> Beliefs:
+        from automl.beliefs import Beliefs, Readers
+
+        return Beliefs(Readers(self._trials, Distributions(self.database), self.curves, self.sources))
 
     # -- core.Coordinator ---------------------------------------------------------------------------------------
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from automl.core import Failure, StudyRecord, TrialRecord, TrialState
+from automl.core import Estimate, Failure, Gate, Model, Promotion, StudyRecord, TrialRecord, TrialState
 from automl.declaration import StudySpec, in_declared_order
-from automl.display import format_duration, format_forecast, format_params, format_value, format_violated
+from automl.display import format_duration, format_forecast, format_params, format_size, format_value, format_violated
 from automl.display.progress import clean
 from automl.engine import Engine
 
@@ -47,6 +49,9 @@ def study_json(
         "name": record.name,
         "state": record.state.value,
         "reason": record.reason,
+        "paused": record.paused,
+        "archived": record.archived,
+        "tags": list(record.tags),
         "metrics": metrics,
         "budget": spec.get("budget") or {"trials": None, "minutes": None},
         "trials": dict(counts),
@@ -59,6 +64,7 @@ def trial_json(engine: Engine, record: StudyRecord, trial: TrialRecord) -> dict[
     return {
         "number": trial.number,
         "state": trial.state.value,
+        "invalid": trial.invalid,
         "params": _ordered(record, trial.params),
         "values": list(trial.values) if trial.values is not None else None,
         "metrics": trial.metrics,
@@ -103,7 +109,7 @@ def study_table(
         budget = (record.spec or {}).get("budget", {}).get("trials")
         done = str(_done(count)) + (f"/{budget}" if budget else "")
         value = f"{record.metric_names[0]} {format_value(best.value)}" if best is not None else "-"
-        rows.append((clean(record.name), record.state.value, done, str(count["running"]), str(count["failed"]), value))
+        rows.append((clean(record.name), _state(record), done, str(count["running"]), str(count["failed"]), value))
     _print_columns(rows)
 
 
@@ -111,7 +117,7 @@ def print_study(engine: Engine, record: StudyRecord, counts: Mapping[str, int]) 
     """The state of a study and its best trials."""
     spec = StudySpec.from_json(record.spec) if record.spec is not None else None
     budget = f" of {spec.budget.trials}" if spec is not None and spec.budget.trials else ""
-    print(f"study {clean(record.name)}: {record.state.value}" + (f" ({clean(record.reason)})" if record.reason else ""))
+    print(f"study {clean(record.name)}: {_state(record)}" + (f" ({clean(record.reason)})" if record.reason else ""))
     states = ", ".join(f"{counts[s.value]} {s.value}" for s in TrialState if counts[s.value])
     print(f"trials: {_done(counts)}{budget} done" + (f" ({states})" if states else ""))
     print(
@@ -139,11 +145,15 @@ def print_study(engine: Engine, record: StudyRecord, counts: Mapping[str, int]) 
     for trial in failed:
         if trial.failure is not None:
             print(f"trial {trial.number} failed ({trial.failure.kind.value}): {clean(trial.failure.message)}")
+    for trial in engine.invalid_trials(record):
+        print(f"trial {trial.number} is invalid and counts for nothing: {clean(trial.invalid or '')}")
 
 
 def print_trial(engine: Engine, record: StudyRecord, trial: TrialRecord) -> None:
     """One trial: parameters, results, attempts, files."""
     print(f"trial {trial.number} of {clean(record.name)}: {trial.state.value}")
+    if trial.invalid is not None:
+        print(f"  invalid, it counts for nothing: {clean(trial.invalid)}")
     for name, value in zip(record.metric_names, trial.values or (), strict=False):
         print(f"  {clean(name)} = {format_value(value)}")
     for name, value in {**trial.metrics, **trial.facts}.items():
@@ -217,6 +227,111 @@ def _reasons(record: StudyRecord, trial: TrialRecord) -> Iterator[tuple[str, str
     direction = "max" if record.directions[0] == "maximize" else "min"
     yield "forecast", format_forecast(forecast, direction) if forecast else None
     yield "took", shown("ms", "{:.1f} ms")
+
+
+# -- models -------------------------------------------------------------------------------------------------------
+
+
+def promotion_json(promotion: Promotion) -> dict[str, Any]:
+    """Everything that the history holds of a move."""
+    return asdict(promotion)
+
+
+def model_json(engine: Engine, name: str) -> dict[str, Any]:
+    """A model with its aliases, its versions (newest first) and its history (likewise)."""
+    versions = engine.model_versions(name)
+    return {
+        "name": name,
+        "aliases": {alias: version.version for version in versions for alias in version.aliases},
+        "versions": [asdict(version) for version in versions],
+        "history": [promotion_json(promotion) for promotion in engine.promotions(name)],
+    }
+
+
+def print_estimates(record: StudyRecord, estimates: Mapping[int, Estimate]) -> None:
+    """What the search saw of the confirmed trials, and what is to be expected of them."""
+    if not estimates:
+        print("nothing was confirmed")
+        return
+    held_out = " on held-out data" if any(estimate.held_out for estimate in estimates.values()) else ""
+    print(f"{clean(record.metric_names[0])}, confirmed{held_out}:")
+    rows = [("TRIAL", "OBSERVED", "HONEST", "95 % INTERVAL", "P(BEST)", "RUNS")]
+    for number, found in sorted(estimates.items(), key=lambda item: -item[1].p_best):
+        interval = f"{format_value(found.low)} to {format_value(found.high)}"
+        values = (format_value(found.observed), format_value(found.value), interval, f"{found.p_best:.2f}")
+        rows.append((str(number), *values, str(found.runs)))
+    _print_columns(rows, indent="  ")
+
+
+def print_gates(gates: Sequence[Gate]) -> None:
+    """A line for each gate, with its figure; why one failed is in the error's message and in the history."""
+    print("gates:")
+    _print_columns([("pass" if g.passed else "FAIL", clean(g.name), clean(g.figure)) for g in gates], indent="  ")
+
+
+def print_promotion(engine: Engine, promotion: Promotion, *, moved: bool) -> None:
+    """What a promotion or a rollback did, and what to type next. `moved`: False when it had been done before."""
+    if moved:
+        print_gates(promotion.gates)
+    name = f"{clean(promotion.model)}@{promotion.alias}"
+    version = engine.model_version(f"{promotion.model}@{promotion.to_version}")
+    trial = f"version {version.version} (trial {version.number} of {clean(version.study)})"
+    if not moved:
+        print(f"{name} is {trial} already; nothing was changed")
+    else:
+        before = f"version {promotion.from_version} -> " if promotion.from_version is not None else ""
+        print(f"{name}: {before}{trial}" + (", FORCED" if promotion.forced else ""))
+    found = promotion.estimate
+    if found is not None:
+        interval = f"{format_value(found.low)} to {format_value(found.high)}"
+        print(f"expect {format_value(found.value)} ({interval}); the search saw {format_value(found.observed)}")
+    model = shlex.quote(promotion.model)
+    print(f"next: automl models {model}")
+    if moved and promotion.from_version is not None and promotion.kind == "promote":
+        alias = "" if promotion.alias == "champion" else f" --alias {promotion.alias}"
+        print(f"back: automl rollback {model}{alias}")
+
+
+def model_table(models: Sequence[Model]) -> None:
+    """A line for each model."""
+    if not models:
+        print("no models yet; `automl promote STUDY` makes one of a study's best trial")
+        return
+    rows = [("MODEL", "VERSIONS", "ALIASES")]
+    for model in models:
+        aliases = ", ".join(f"{alias} -> {version}" for alias, version in model.aliases.items())
+        rows.append((clean(model.name), str(model.versions), aliases))
+    _print_columns(rows)
+
+
+def print_model(engine: Engine, name: str) -> None:
+    """The versions of a model side by side, and its history."""
+    versions, history = engine.model_versions(name), engine.promotions(name)
+    metrics = list(dict.fromkeys(metric for version in versions for metric in version.metrics))
+    print(f"model {clean(name)}:")
+    rows = [("VERSION", "ALIASES", "TRIAL", *(clean(metric).upper() for metric in metrics), "SIZE", "PARAMETERS")]
+    for version in versions:
+        values = [format_value(version.metrics.get(metric)) for metric in metrics]
+        size = format_size(sum(item.size for item in version.files))
+        trial = f"{clean(version.study)} {version.number}"
+        aliases = ", ".join(version.aliases) or "-"
+        rows.append((str(version.version), aliases, trial, *values, size, format_params(version.params)))
+    _print_columns(rows, indent="  ")
+    print("history:")
+    for move in history:
+        moment = datetime.fromtimestamp(move.at).astimezone().isoformat(" ", "seconds")
+        before = f"{move.from_version} -> " if move.from_version is not None else ""
+        words = [f"{moment}  {move.alias}: {before}{move.to_version}, {move.kind} by {clean(move.who)}"]
+        words += ["FORCED"] if move.forced else []
+        words += [clean(move.reason)] if move.reason else []
+        print("  " + ", ".join(words))
+
+
+# -- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _state(record: StudyRecord) -> str:
+    return "paused" if record.paused else record.state.value
 
 
 def _done(counts: Mapping[str, int]) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from automl.core import StudyRecord, StudyState, TrialRecord, TrialState
+from automl.core import Estimate, StudyRecord, StudyState, TrialRecord, TrialState, confirmed_best
 from automl.declaration import StudySpec, in_declared_order
 from automl.errors import InvalidInput, StudyFailed
 
@@ -23,10 +24,15 @@ class Result:
         self._spec = StudySpec.from_json(record.spec) if record.spec is not None else None
         self.trials: list[TrialRecord] = engine.trials(record)  #: by number
         self._best = engine.best_trials(record, 1)
+        self.estimates: Mapping[int, Estimate] = engine.estimates(record)
+        """By the trial's number: what the best ones really give, once the study was confirmed; {} before."""
 
     @property
     def best_trial(self) -> TrialRecord:
         """The best complete trial, of those that keep all constraints if any does; see its `violated`.
+
+        Where the study was confirmed, the trial that its fresh runs speak for: its `value` is still what the search
+        saw, `estimates` has what is to be expected.
 
         Raises `InvalidInput` when there is none, or when several metrics compete.
         """
@@ -34,6 +40,8 @@ class Result:
             raise InvalidInput("the study has several metrics; use .best_trials", field="metrics")
         if not self._best:
             raise InvalidInput(f"no trial of {self.study.name!r} is complete", field="trials")
+        if self.estimates:
+            return self.trials[confirmed_best(self.estimates)]
         return self._best[0]
 
     @property
@@ -42,7 +50,7 @@ class Result:
 
         Of those that keep all constraints, if any does.
         """
-        complete = [t for t in self.trials if t.state is TrialState.COMPLETE and t.values is not None]
+        complete = [t for t in self.trials if t.state is TrialState.COMPLETE and t.values is not None and not t.invalid]
         complete = [t for t in complete if not t.violated] or complete
         return [t for t in complete if not any(self._dominates(other, t) for other in complete)]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automl.core import StudyRecord, TrialRecord, TrialState
+from automl.core import Estimate, StudyRecord, StudyState, TrialRecord, TrialState
 from automl.declaration import StudySpec, in_declared_order
 from automl.dispatch.local import search
 from automl.display import (
@@ -96,26 +97,27 @@ class Watcher:
         running = self._engine.trials(record, states=[TrialState.RUNNING])
         now = self._engine.clock() if running else 0.0
         ended = sum(counts[state.value] for state in TrialState if state.is_finished)
-        budget = self._spec.budget
-        left = None if budget.trials is None else budget.trials + counts["cancelled"] - ended
+        assert record.spec is not None
+        trials, minutes = (record.spec["budget"][name] for name in ("trials", "minutes"))  # may be extended
+        left = None if trials is None else trials + counts["cancelled"] - ended
         metric, direction = next(iter(self._spec.metrics.items()))
         forecast = self._engine.forecast(record)
         self.progress = Progress(
             study=record.name,
-            state=record.state.value,
+            state="paused" if record.paused else record.state.value,
             metric=metric,
             direction=direction,
             counts=counts,
             elapsed_s=time.monotonic() - self._started,
-            budget_trials=budget.trials,
-            minutes_left=None if budget.minutes is None else max(0.0, budget.minutes - record.active_s / 60),
+            budget_trials=trials,
+            minutes_left=None if minutes is None else max(0.0, minutes - record.active_s / 60),
             seconds_left=None if left is None else estimate_seconds_left(self._durations, left, self._slots),
             best_number=best.number if best else None,
             best_value=best.value if best else None,
             best_params=self.ordered(best.params) if best else {},
             best_violated=best.violated if best else (),
             forecast=format_forecast(forecast, direction) if forecast else None,
-            reason=record.reason,
+            reason=f"`automl resume {shlex.quote(record.name)}` goes on" if record.paused else record.reason,
             running=tuple(self._running(trial, now) for trial in running),
             finished=tuple(finished),
             failures=tuple(self._failures),
@@ -205,6 +207,28 @@ def require_artifacts(engine: Engine) -> None:
         raise InvalidInput(f"artifacts: {root} cannot be written ({error.strerror}); {cure}", "artifacts") from error
 
 
+def confirm_here(
+    engine: Engine,
+    record: StudyRecord,
+    load: Callable[[], StudyHost],
+    slots: Sequence[Slot],
+    lease_s: float,
+    progress: bool,
+) -> Mapping[int, Estimate]:
+    """Run the best trials of a study again, in processes of the host that `load` starts; see `Engine.estimates`.
+
+    A confirmation that was interrupted goes on; nothing is run where these very trials were confirmed before. Raises
+    `InvalidInput` where there is nothing to confirm, `StudyFailed` when no run has worked.
+    """
+    if not engine.is_confirmed(record):
+        confirmation = engine.confirm(record)
+        with load() as host:
+            display = open_display() if progress else None
+            confirmation, _ = Session(engine, slots, lease_s, display).run(confirmation, host)
+        raise_if_failed(engine, confirmation)
+    return engine.estimates(record)
+
+
 def run_study(
     study: Study, storage: str | None, slots: Sequence[Slot], *, lease_s: float, extend: bool, progress: bool
 ) -> Result:
@@ -218,9 +242,11 @@ def run_study(
             record = engine.declare(study.spec, extend=extend)
             display = open_display() if progress else None
             record, _ = Session(engine, slots, lease_s, display).run(record, host)
+            raise_if_failed(engine, record)
+            if study.spec.confirm is not None and record.state is StudyState.FINISHED:
+                confirm_here(engine, record, host.another, slots, lease_s, progress)
         finally:
             host.close()
-    raise_if_failed(engine, record)
     return Result(engine, record)
 
 

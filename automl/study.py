@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from automl.declaration import Budget, Direction, Fidelity, Parameter, Resources, Space, StudySpec
+from automl.declaration import Budget, Confirm, Direction, Fidelity, Parameter, Resources, Space, StudySpec
 from automl.errors import InvalidInput, InvalidStudy
 from automl.trainers.source import FileSource, is_loading
 
@@ -43,6 +43,9 @@ class Study:
         cost: str | None = None,
         constraints: Mapping[str, Mapping[Direction, float]] = MappingProxyType({}),
         transfer: Literal["auto"] | Sequence[str] | None = None,
+        gates: Mapping[str, Mapping[Direction, float]] = MappingProxyType({}),
+        evaluate: Callable[[Any], Any] | None = None,
+        confirm: bool | Confirm = False,
     ):
         """`sampler` and `pruner` are names or Optuna objects.
 
@@ -64,10 +67,20 @@ class Study:
                 outside is never the best while one is inside.
             transfer: past studies to learn from: their names; "auto": those in the database that have at least half
                 of the parameters; None: none.
+            gates: what a model must reach to be promoted: any metric or fact of its trial -> {"min": bound},
+                {"max": bound} or both.
+            evaluate: called like `train`, on data that the search never sees. Only a confirmation runs it; without it
+                a confirmation trains with fresh seeds.
+            confirm: when the search is over, run its best trials again until one of them is clearly the best; True:
+                as `Confirm()` says. `automl promote --confirm` does it at any time.
         """
         if not callable(train):
             raise InvalidStudy(f"train: {train!r} cannot be called; give a function that takes a trial", field="train")
+        if evaluate is not None and not callable(evaluate):
+            problem = f"evaluate: {evaluate!r} cannot be called; give a function that takes a trial"
+            raise InvalidStudy(problem, field="evaluate")
         self.train = train
+        self.evaluate = evaluate
         self.sampler_object, sampler_name = _named("sampler", sampler, "sample_relative")
         self.pruner_object, pruner_name = _named("pruner", pruner, "prune")
         self.spec = StudySpec(
@@ -84,6 +97,9 @@ class Study:
             cost=cost,
             constraints=constraints,  # type: ignore[arg-type]  # parsed there
             transfer=transfer,  # type: ignore[arg-type]
+            gates=gates,  # type: ignore[arg-type]
+            confirm=Confirm() if confirm is True else confirm or None,
+            held_out=evaluate is not None,
         )
 
     @classmethod

@@ -12,16 +12,19 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from automl.core import Attr, StudyRecord, StudyState
-from automl.declaration import StudySpec
+from automl.declaration import Budget, Candidate, Race, StudySpec
 from automl.display import format_forecast
 from automl.errors import InvalidInput, LeaseLost
 from automl.search import BayesianSampler, GridExhausted, History, make_sampler, suggest
 from automl.search.forecast import CONVERGED_BELOW
+from automl.search.race import runs_of, turn
 from automl.search.samplers import Context
 from automl.search.transfer import Source
+from automl.storage.lazy_trial import INVALID
 from automl.storage.sources import Past, Sources
 from automl.storage.studies import Held, Studies, Unclaimed
 
@@ -64,7 +67,8 @@ class Suggester:
         self._view = view
         self._study_id = record.id
         self._spec = StudySpec.from_json(record.spec)
-        self._choice: str | BaseSampler = sampler if sampler is not None else self._spec.sampler
+        own = sampler if self._spec.race is None else None  # the sampler's part is over
+        self._choice: str | BaseSampler = own if own is not None else self._spec.sampler
         self._ours: BayesianSampler | None = None  # kept: it remembers what it has read
         self._history = History(record.directions, record.name, space=self._spec.space)
         self._token = uuid.uuid4().hex
@@ -77,6 +81,10 @@ class Suggester:
         """
         held = self._hold(lease_s)
         if held is None or held.state is not StudyState.OPEN:
+            return 0
+        self._follow(held)
+        if held.paused:  # what runs goes on to its end, which may be the study's
+            self._studies.close_if_done(self._study_id)
             return 0
         if held.seconds_left is not None and held.seconds_left <= 0:
             self._studies.cancel_waiting(self._study_id)
@@ -105,8 +113,14 @@ class Suggester:
         # Between two rounds of one holder the search was active; the time that nobody held it is not counted.
         active_s = now - self._held_at if self._held_at is not None else 0.0
         held = self._studies.hold(self._study_id, self._token, lease_s, min(active_s, lease_s))
-        self._held_at = now if held is not None else None
+        self._held_at = now if held is not None and not held.paused else None
         return held
+
+    def _follow(self, held: Held) -> None:
+        """Take over a budget that was changed: samplers plan with it, and one rebuilt now would know it."""
+        if held.budget is not None and held.budget != self._spec.budget.to_json():
+            self._spec = replace(self._spec, budget=Budget(**held.budget))
+            self._ours = None
 
     def _fill(self, held: Held, slots: int, waiting: int) -> int:
         """New waiting trials, until every running trial has one that can follow it.
@@ -132,11 +146,11 @@ class Suggester:
     def _make_again(self, unclaimed: Sequence[Unclaimed]) -> int:
         """Complete enqueued trials, and renew the suggestion that is claimed next if new results came since."""
         made = 0
-        renewable = self._choice not in _BLIND_SAMPLERS
+        renewable = self._choice not in _BLIND_SAMPLERS or self._spec.race is not None
         for waiting in unclaimed:
             if waiting.basis is None:
                 made += self._complete(waiting)
-            elif renewable and waiting.fixed is None and waiting.basis < _results(self._look()):
+            elif renewable and waiting.fixed is None and waiting.basis != _results(self._look()):
                 made += self._revise(waiting)
                 renewable = False  # the others wait longer: the next rounds see to them
         return made
@@ -164,6 +178,10 @@ class Suggester:
     def _suggestion(self, number: int, fixed: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Trial `number`. Raises `_Converged` when it is not worth making, unless some of it is `fixed`."""
         trials = self._look()
+        candidate = None
+        if self._spec.race is not None and fixed is None:
+            candidate = self._next_candidate(self._spec.race, trials, number)
+            fixed = candidate.params
         found = suggest(
             self._history,
             number,
@@ -178,9 +196,19 @@ class Suggester:
         return {
             "params": found.params,
             "distributions": found.distributions,
-            "system_attrs": found.system_attrs,
+            # Nothing of a candidate is fixed: if results come before it is claimed, it may be another one's turn.
+            "system_attrs": found.system_attrs if candidate is None else {Attr.CANDIDATE: candidate.number},
             "basis": _results(trials),
         }
+
+    def _next_candidate(self, race: Race, trials: Sequence[FrozenTrial], number: int) -> Candidate:
+        """Who is run again as trial `number` of this confirmation. Raises `_Converged` when the race is over."""
+        direction = next(iter(self._spec.metrics.values()))
+        names = [candidate.number for candidate in race.candidates]
+        found = turn(runs_of(race, trials, but=number), direction, race.sure, names)
+        if found.candidate is None:
+            raise _Converged(found.reason)
+        return race.candidates[found.candidate]
 
     def _sampler(self) -> str | BaseSampler:
         """What `suggest` is to use. Raises `LeaseLost`."""
@@ -229,4 +257,9 @@ def as_sources(sources: Sources, chosen: Iterable[Past]) -> tuple[Source, ...]:
 
 
 def _results(trials: Sequence[FrozenTrial]) -> int:
-    return sum(trial.state.is_finished() for trial in trials)
+    """How many there are; an invalid one is none."""
+    return sum(trial.state.is_finished() and not _is_invalid(trial) for trial in trials)
+
+
+def _is_invalid(trial: FrozenTrial) -> bool:
+    return trial.state.name == "FAIL" and trial.system_attrs.get(Attr.FAILURE_KIND) == INVALID

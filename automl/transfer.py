@@ -21,21 +21,25 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_csv(engine: Engine, record: StudyRecord, target: str) -> None:
-    """All trials, one row each, to a file or, for "-", to standard output. Text cells can not become formulas."""
-    rows = [trial_row(record, trial) for trial in engine.trials(record)]
+    """All trials but invalid ones, one row each, to a file or, for "-", to standard output.
+
+    Text cells can not become formulas.
+    """
+    rows = [trial_row(record, trial) for trial in engine.trials(record) if trial.invalid is None]
     columns = list(dict.fromkeys(column for row in rows for column in row)) or ["number"]
     if target == "-":
-        _write_rows(sys.stdout, columns, rows)
+        write_rows(sys.stdout, columns, rows)
         return
     try:
         with Path(target).open("w", newline="", encoding="utf-8") as file:
-            _write_rows(file, columns, rows)
+            write_rows(file, columns, rows)
         print(f"{len(rows)} trials of {record.name} are in {target}")
     except OSError as error:
         raise InvalidInput(f"--csv: {target} cannot be written ({error.strerror})", field="csv") from error
 
 
-def _write_rows(file: Any, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(file: Any, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as CSV into an open text file. Text cells can not become formulas."""
     writer = csv.DictWriter(file, columns, restval="")
     writer.writerow({column: _harmless(column) for column in columns})
     for row in rows:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from automl.core import StudyRecord, StudyState
+from automl.core import StudyRecord, StudyState, WorkerRecord
+from automl.declaration import StudySpec
 from automl.dispatch.export import export_best_model
+from automl.dispatch.machine import Meter, environment
 from automl.engine import Engine
 from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy, StudyFailed
 from automl.suggester import Suggester
@@ -27,6 +31,10 @@ log = logging.getLogger("automl.dispatch")
 TEND_S = 0.5
 #: Expired leases are looked for this often.
 REAP_S = 0.5
+#: The worker says this often that it lives, or once in each lease if that is shorter; so soon it hears of a drain.
+BEAT_S = 5.0
+#: At the end its goodbye is waited for so long: a database that does not answer must not keep the process.
+GOODBYE_S = 2.0
 #: Whoever watches a search is called this often, and its end is noticed this late.
 WATCH_S = 0.2
 #: A study whose template was killed gets so many others here; then something is wrong with it, or with the machine.
@@ -41,7 +49,9 @@ class LocalDispatch:
         self._slots = slots
         self._lease_s = lease_s
         self._worker = Worker(engine, slots, engine.artifacts.root, lease_s, self._on_news)
+        self._worker_name = f"{socket.gethostname()}-{os.getpid()}"  # as the worker names its slots
         self._hosts: dict[int, StudyHost] = {}
+        self._specs: dict[int, StudySpec] = {}
         self._restarts: dict[int, int] = {}
         self._suggesters: dict[int, Suggester] = {}
         self._suggesting = threading.Lock()  # held through each round: a suggester serves one thread at a time
@@ -54,10 +64,15 @@ class LocalDispatch:
         self._cut_off_at = -math.inf  # when the database last did not answer
         self._failure: BaseException | None = None
         self._tender = threading.Thread(target=self._tend, name="automl-tend", daemon=True)
+        self._assigning = threading.Lock()
+        self._draining = False
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._live, name="automl-heart", daemon=True)
 
     def __enter__(self) -> LocalDispatch:
         self._worker.start()
         self._tender.start()
+        self._heart.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,13 +84,18 @@ class LocalDispatch:
         self._tender.join()
         for study_id in list(self._hosts):
             self.drop(study_id)
+        self._ended.set()
+        self._heart.join(GOODBYE_S)
 
     def add(self, record: StudyRecord, host: StudyHost) -> None:
         """Work on a study whose code is loaded in `host`, which this object closes, whatever comes of it.
 
         Raises `InvalidStudy` when no slot has the GPUs that its trials need.
         """
-        needed = host.spec.resources.gpus
+        assert record.spec is not None
+        # Not the host's: the code of a confirmation declares the study that it confirms.
+        spec = StudySpec.from_json(record.spec)
+        needed = spec.resources.gpus
         if needed > max((len(slot.gpus) for slot in self._slots), default=-1):
             host.close()
             raise InvalidStudy(
@@ -83,30 +103,39 @@ class LocalDispatch:
                 "start it with --gpus and enough of them",
                 field="resources.gpus",
             )
-        if host.pruner is not None:
+        if host.pruner is not None and spec.race is None:
             self._engine.set_pruner(record, host.pruner)
+        self._specs[record.id] = spec
         self._hosts[record.id] = host
         with self._suggesting:
             self._suggesters[record.id] = self._engine.suggester(record, host.sampler)
-        self._worker.assign(Assignment(record.id, host.spec, host))
+        self._assign(record.id, host)
         self.look_again()
 
     def drop(self, study_id: int) -> None:
         """Start no more trials of this study, end those that run here, and let another process suggest for it."""
-        self._worker.drop(study_id)
+        with self._assigning:
+            host = self._hosts.pop(study_id, None)
+            self._worker.drop(study_id)
         with self._suggesting:
             suggester = self._suggesters.pop(study_id, None)
             self._unsuggestable.pop(study_id, None)
             if suggester is not None:
                 _quietly(suggester.close)
         self._restarts.pop(study_id, None)
-        if (host := self._hosts.pop(study_id, None)) is not None:
+        self._specs.pop(study_id, None)
+        if host is not None:
             host.close()
 
     @property
     def busy(self) -> int:
         """Slots that run a trial."""
         return self._worker.busy
+
+    @property
+    def draining(self) -> bool:
+        """Whether somebody wants this worker to claim no more."""
+        return self._draining
 
     @property
     def study_ids(self) -> list[int]:
@@ -144,13 +173,67 @@ class LocalDispatch:
             require_same_code(record, host.source)
         host.close()
         self._hosts[record.id] = host = host.another()
-        self._worker.assign(Assignment(record.id, host.spec, host))
+        self._assign(record.id, host)
 
     def look_again(self) -> None:
         """Something happened: tend the suggestions now."""
         with self._news:
             self._asked += 1
             self._news.notify_all()
+
+    # -- draining -----------------------------------------------------------------------------------------------
+
+    def _assign(self, study_id: int, host: StudyHost) -> None:
+        with self._assigning:
+            if not self._draining:
+                self._worker.assign(Assignment(study_id, self._specs[study_id], host))
+
+    def _drain(self, on: bool) -> None:
+        with self._assigning:
+            if on is self._draining:
+                return
+            log.info("worker %s: %s", self._worker_name, "drains, no more trials are started" if on else "goes on")
+            self._draining = on
+            for study_id, host in list(self._hosts.items()):
+                if on:
+                    self._worker.drop(study_id)
+                else:
+                    self._worker.assign(Assignment(study_id, self._specs[study_id], host))
+
+    def _live(self) -> None:
+        """The heartbeat. Only what people see depends on it: no trouble here may end a search."""
+        meter = Meter()
+        enrolled = False
+        while True:
+            try:
+                enrolled = enrolled or self._enroll(meter)
+                draining = self._engine.beat(self._worker_name, meter.read())
+                enrolled = draining is not None
+                self._drain(bool(draining))
+            except Exception as error:
+                log.debug("no heartbeat: %s", error)
+            if self._ended.wait(min(BEAT_S, self._lease_s)):
+                break
+        meter.close()
+        _quietly(lambda: self._engine.leave(self._worker_name))
+
+    def _enroll(self, meter: Meter) -> bool:
+        self._engine.enroll(
+            WorkerRecord(
+                name=self._worker_name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                slots=tuple(slot.gpus for slot in self._slots),
+                load=meter.read(),
+                environment=environment(),
+                lease_s=self._lease_s,
+                draining=False,
+                started_at=0.0,  # the database's clock says it, as the next
+                seen_at=0.0,
+                ended_at=None,
+            )
+        )
+        return True
 
     # -- the tending thread -------------------------------------------------------------------------------------
 
@@ -220,7 +303,7 @@ def search(
 ) -> StudyRecord:
     """Run one study here until it is over, calling `watch` five times a second; its record.
 
-    A finished study's best model gets its ONNX file. The host is closed.
+    A finished study's best model gets its ONNX file, unless it confirms another's. The host is closed.
     """
     with LocalDispatch(engine, slots, lease_s) as local:
         local.add(record, host)
@@ -233,7 +316,7 @@ def search(
                 local.check_study(record)
             except DatabaseUnavailable as error:
                 log.warning("%s; trying again", error)
-        if record.state is StudyState.FINISHED:
+        if record.state is StudyState.FINISHED and record.origin_id is None:
             export_best_model(engine, record, local.host(record.id))
         return record
 

@@ -34,18 +34,30 @@ class QueueWorker:
         self._refused: dict[int, str | None] = {}  # study id -> its code's digest when it could not be run
 
     def serve(self, *, exit_when_idle: bool) -> None:
-        """Work; returns when there is nothing left to do, if `exit_when_idle`. KeyboardInterrupt hands all back."""
+        """Work until the worker was drained, or, if `exit_when_idle`, until there is nothing left to do.
+
+        KeyboardInterrupt hands all back.
+        """
         with LocalDispatch(self._engine, self._slots, self._lease_s) as local:
+            self._catch_up()
+            drains = False
             while True:
                 local.check()
                 try:
                     queued = self._engine.queued_studies()
-                    self._take_up(local, queued)
-                    self._drop_ended(local, queued)
+                    if not local.draining:
+                        self._take_up(local, queued)
+                        drains = False
+                    elif not drains:
+                        self._say("draining: running trials finish, no others are started")
+                        drains = True
+                    more = self._drop_ended(local, queued)
                 except DatabaseUnavailable as error:
                     log.warning("%s; trying again", error)
                 else:
-                    if exit_when_idle and not local.study_ids and not local.busy:
+                    if exit_when_idle and not local.study_ids and not local.busy and not more:
+                        return
+                    if drains and not local.busy:
                         return
                 time.sleep(LOOK_S)
 
@@ -78,14 +90,35 @@ class QueueWorker:
         log_path = self._engine.artifacts.root / "logs" / str(record.id) / "template.log"
         return StudyHost.start(source, log_path=log_path)
 
-    def _drop_ended(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
+    def _drop_ended(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> bool:
+        """Whether there is more to do now, because one of them is to be confirmed."""
+        more = False
         open_ids = {record.id for record in queued}
         for study_id in [id for id in local.study_ids if id not in open_ids]:
             try:
                 record = self._engine.study_by_id(study_id)
                 self._say(f"study {record.name}: {record.state.value}")
-                if record.state is StudyState.FINISHED:
+                if record.state is StudyState.FINISHED and record.origin_id is None:
                     export_best_model(self._engine, record, local.host(study_id))
+                    more |= self._confirm(record)
             except AutoMLError as error:  # it was deleted
                 log.warning("%s", error)
             local.drop(study_id)
+        return more
+
+    def _confirm(self, record: StudyRecord) -> bool:
+        """Queue the confirmation of a finished study that declares one; whether there is one to run now."""
+        if not (record.spec or {}).get("confirm") or self._engine.is_confirmed(record):
+            return False
+        self._say(f"study {self._engine.confirm(record).name}: queued")
+        return True
+
+    def _catch_up(self) -> None:
+        """Queue the confirmations that nobody did, because the worker that should have was killed just then."""
+        for record in self._engine.studies():
+            finished = record.queued and record.state is StudyState.FINISHED and record.origin_id is None
+            if finished and self._engine.confirmation(record) is None:
+                try:
+                    self._confirm(record)
+                except AutoMLError as error:
+                    log.warning("%s", error)

@@ -13,6 +13,7 @@ from typing import Protocol, TextIO
 
 from automl.display.notebook import NotebookDisplay, in_notebook
 from automl.display.progress import (
+    PAUSED,
     FinishedTrial,
     Progress,
     RunningTrial,
@@ -21,8 +22,10 @@ from automl.display.progress import (
     format_duration,
     format_forecast,
     format_params,
+    format_size,
     format_value,
     format_violated,
+    state_and_reason,
 )
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "format_duration",
     "format_forecast",
     "format_params",
+    "format_size",
     "format_value",
     "format_violated",
     "open_display",
@@ -66,16 +70,21 @@ def open_display(stream: TextIO | None = None) -> Display:
 
 
 class PlainDisplay:
-    """A line for each trial that ended: for pipes, files and CI. Nothing is ever overwritten."""
+    """A line for each trial that ended, and for a pause: for pipes, files and CI. Nothing is ever overwritten."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self._is_paused = False
 
     def show(self, progress: Progress) -> None:
         ended = progress.ended - sum(trial.state != "cancelled" for trial in progress.finished)
         for trial in progress.finished:
             ended += trial.state != "cancelled"
             self._stream.write(_line(progress, trial, ended) + "\n")
+            self._stream.flush()
+        if (progress.state == PAUSED) != self._is_paused:
+            self._is_paused = not self._is_paused
+            self._stream.write(state_and_reason(progress) + "\n")
             self._stream.flush()
 
     def close(self, progress: Progress) -> None:

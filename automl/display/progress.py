@@ -14,6 +14,9 @@ from typing import Any, Literal
 #: An estimate follows the trials of late: good regions are often the expensive ones.
 _RECENT_TRIALS = 50
 
+#: The state of a search that somebody has paused.
+PAUSED = "paused"
+
 #: How many of the last failures are worth their room.
 SHOWN_FAILURES = 3
 
@@ -51,6 +54,7 @@ class FinishedTrial:
 class Progress:
     """A search at one moment.
 
+    `state` is the study's, or "paused" for an open one that starts no trials.
     `counts` is by state, as in `automl show`: total, waiting, running, paused, complete, pruned, failed, cancelled.
     `finished` are the trials that ended since the last snapshot; `failures` the last failures, one line each;
     `forecast` what the search expects of more trials, see `format_forecast`; `reason` why the study is over.
@@ -92,7 +96,9 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left: the estimate, or less when the budget's minutes are over before."""
+        """Seconds left: the estimate, or less when the budget's minutes are over before; unknown while it is paused."""
+        if self.state == PAUSED:
+            return None
         budget_s = None if self.minutes_left is None else 60 * self.minutes_left
         return min((s for s in (self.seconds_left, budget_s) if s is not None), default=None)
 
@@ -139,6 +145,16 @@ def format_duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_size(size: int) -> str:
+    """Bytes in three significant digits: `812 B`, `6.04 kB`, `1.2 GB`."""
+    shown, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if shown < 999.5:
+            break
+        shown, unit = shown / 1000, larger
+    return f"{shown:.3g} {unit}"
 
 
 def format_forecast(forecast: Mapping[str, Any], direction: str) -> str:

@@ -31,6 +31,7 @@ from automl.search.independent import independent
 from automl.search.observations import Observations, Reader
 from automl.search.proposal import Fits, Request, propose
 from automl.search.space import to_distributions
+from automl.search.threads import one_thread
 from automl.search.transfer import Source, Transfer
 
 
@@ -95,6 +96,10 @@ class BayesianSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        with one_thread():
+            return self._sample(study, trial, search_space)
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         start = time.process_time()
         observations = self._observe(study, trial)
         if observations is None or not search_space:

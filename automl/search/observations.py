@@ -30,7 +30,7 @@ from automl.search.encoding import Encoding
 from automl.search.learnt import LearntSpace
 
 #: These say something about the parameters; a lost machine does not.
-_TELLING_FAILURES = frozenset(
+TELLING_FAILURES = frozenset(
     {FailureKind.ERROR, FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE, FailureKind.TIMEOUT}
 )
 #: What a trial is to the search.
@@ -196,7 +196,7 @@ def _is_telling(trial: FrozenTrial) -> bool:
         return True  # its result is NaN
     # A plain Optuna program's failure has no kind, and its parameters are to blame.
     kind = trial.system_attrs.get(Attr.FAILURE_KIND, FailureKind.ERROR)
-    return trial.state == TrialState.FAIL and kind in _TELLING_FAILURES
+    return trial.state == TrialState.FAIL and kind in TELLING_FAILURES
 
 
 def _curve(trial: FrozenTrial, x: np.ndarray, signs: Sequence[float]) -> Curve | None:

@@ -40,7 +40,7 @@ from automl.search.pareto import (
 )
 from automl.search.terms import Hypervolume, Term, Worth, belief, cheapness, feasibility, improvement
 from automl.search.transfer import Ensemble, Transfer
-from automl.search.warping import as_measured, half_rank, standardise
+from automl.search.warping import Warp, as_measured, half_rank, standardise
 
 #: Results before a model is asked: fewer say less than a point in an empty corner.
 STARTUP_RESULTS = 5
@@ -76,6 +76,7 @@ class Request:
     transfer: Transfer | None = None  #: past studies
     margin: float | None = None  #: an improvement that is worth more trials, in units of the metric
     fits: Fits = field(default_factory=dict)  #: by earlier suggestions
+    refit: bool = True  #: whether a fit becomes too old
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def propose(o: Observations, request: Request) -> Proposal:
     if seen is not None and looks_everywhere(request.seed, request.number):
         candidates = promising(o, rank(o), request.seed, request.number)
         return Proposal(candidates[_is_new(candidates, o).argmax()], {"arm": "density"})
-    return _Model(o, request, seen).propose()
+    return Model(o, request, seen).propose()
 
 
 def _first(encoding: Encoding, request: Request) -> Proposal:
@@ -111,8 +112,8 @@ def _first(encoding: Encoding, request: Request) -> Proposal:
     return Proposal(design(encoding, request.number, request.seed), {"arm": "design"})
 
 
-class _Model:
-    """The posteriors behind one suggestion."""
+class Model:
+    """The posteriors behind one suggestion: what the study's trials say of any point."""
 
     def __init__(self, o: Observations, request: Request, seen: Focus | None = None):
         self.all = o
@@ -136,9 +137,7 @@ class _Model:
 
     def propose(self) -> Proposal:
         goal = self._improvement() if self.o.values.shape[1] == 1 else self._front()
-        chances = [self._constraint(j) for j in range(len(self.o.constraint_names))]
-        if len(self.o.failed):
-            chances.append(self._success())
+        chances = self.chances()
         terms: list[Term] = [*chances, *self._cost()]
         if self.feasible.any():
             terms.insert(0, goal.term)
@@ -164,8 +163,11 @@ class _Model:
 
     # -- what a point may gain ---------------------------------------------------------------------------------------
 
-    def _improvement(self) -> _Goal:
-        """One metric: the expected improvement on the best posterior mean, which luck of a single result is not."""
+    def objective(self) -> tuple[Ensemble | AtFullFidelity | gp.GaussianProcess, Warp]:
+        """The posterior of the first metric over targets that a model can explain, and the way back from these."""
+        if self.o.values.shape[1] > 1:
+            warp = half_rank(self.o.values[:, 0])
+            return self._fit("objective 0", self._mean(warp.y), self.repeats, 1), warp
         curves = curve_rows(self.o, self.request.fidelity)
         # A region has no bad half, and its curvature is what is to be learnt.
         warp = (as_measured if self.region is not None else half_rank)(
@@ -176,17 +178,20 @@ class _Model:
         draws = min(max(DRAWS_TIMES_RESULTS // (len(self.x) + len(curves)), FEWEST_DRAWS), MOST_DRAWS)
         if self.region is not None:
             draws = 1
-        model: gp.GaussianProcess | AtFullFidelity | Ensemble
         if len(curves):
             joined = curves.join(data, self.encoding, warp.y[n:])
             self.why["curve_rows"] = len(curves)
-            model = AtFullFidelity(self._model("objective and curves", joined, draws), len(self.x))
-        elif self.request.transfer is not None:
+            return AtFullFidelity(self._model("objective and curves", joined, draws), len(self.x)), warp
+        if self.request.transfer is not None:
             prior = self.request.transfer.prior(PRIOR)
-            model = self.request.transfer.ensemble(self._model("objective", data, draws, prior=prior), data)
-            self.why["sources"] = dict(model.weights)
-        else:
-            model = self._model("objective", data, draws)
+            ensemble = self.request.transfer.ensemble(self._model("objective", data, draws, prior=prior), data)
+            self.why["sources"] = dict(ensemble.weights)
+            return ensemble, warp
+        return self._model("objective", data, draws), warp
+
+    def _improvement(self) -> _Goal:
+        """One metric: the expected improvement on the best posterior mean, which luck of a single result is not."""
+        model, warp = self.objective()
         loss = model.fitted.mean(axis=0)
         reached = model.fitted
         if self.encoding.pinned:  # to be improved on is what can be reached with the given parameters
@@ -200,9 +205,8 @@ class _Model:
                 best = np.minimum(best, model.fitted[:, len(loss) :].min(axis=1))
 
         def explain(z: np.ndarray) -> dict[str, Any]:
-            mean, sd = (draws.mean(axis=0)[0] for draws in model.predict(z))
-            low, middle, high = warp.inverse(np.array([mean - sd, mean, mean + sd])).tolist()
-            found = {"mean": middle, "sd": (high - low) / 2.0}
+            middle, sd = warp.measured(*(draws.mean(axis=0)[0] for draws in model.predict(z)))
+            found = {"mean": float(middle), "sd": float(sd)}
             if not self.feasible.any():
                 return found
             # Nothing is known yet of what is under evaluation: it is among the trials to come.
@@ -248,25 +252,20 @@ class _Model:
 
     # -- what else counts --------------------------------------------------------------------------------------------
 
-    def _constraint(self, j: int) -> Term:
-        """The log probability that constraint `j` holds."""
-        told = ~np.isnan(self.o.slack[:, j])
-        rows, owner = distinct(self.o.x[told])
-        y, shift, scale = standardise(self.o.slack[told, j])
-        mean = np.bincount(owner, y) / np.bincount(owner)
-        z = self.encoding.features(self.o.x[told][rows])
-        data = gp.Data(z, mean, self.encoding.group, np.bincount(owner).astype(float))
-        model = self._model(f"constraint {self.o.constraint_names[j]}", data, 1)
-        return feasibility(model, -shift / scale)
-
-    def _success(self) -> Term:
-        """The log probability that a trial comes to a result at all: a regression on failed or not."""
-        x = np.concatenate([self.o.x, self.o.failed])
-        rows, owner = distinct(x)
-        y, shift, scale = standardise(np.repeat([-1.0, 1.0], [len(self.o.x), len(self.o.failed)]))
-        mean = np.bincount(owner, y) / np.bincount(owner)
-        data = gp.Data(self.encoding.features(x[rows]), mean, self.encoding.group, np.bincount(owner).astype(float))
-        return feasibility(self._model("success", data, 1), -shift / scale)
+    def chances(self) -> list[Term]:
+        """The log probabilities that each constraint holds and, where trials failed, that there is a result at all."""
+        terms: list[Term] = []
+        for j, name in enumerate(self.o.constraint_names):
+            told = ~np.isnan(self.o.slack[:, j])
+            y, shift, scale = standardise(self.o.slack[told, j])
+            terms.append(feasibility(self.over(f"constraint {name}", self.o.x[told], y), -shift / scale))
+        if len(self.o.failed):  # a regression on failed or not
+            outcome = np.repeat([-1.0, 1.0], [len(self.o.x), len(self.o.failed)])
+            y, shift, scale = standardise(outcome)
+            terms.append(
+                feasibility(self.over("success", np.concatenate([self.o.x, self.o.failed]), y), -shift / scale)
+            )
+        return terms
 
     def _cost(self) -> list[Term]:
         """Improvement per cost; the less of the budget is left, the less the cost counts (Lee et al. 2020)."""
@@ -274,17 +273,17 @@ class _Model:
         if told.sum() < STARTUP_RESULTS or self.request.n_trials is None:
             return []
         left = max(0.0, 1.0 - len(self.all.x) / self.request.n_trials)
-        rows, owner = distinct(self.o.x[told])
         y, _, scale = standardise(np.log(self.o.cost[told]))
-        data = gp.Data(
-            self.encoding.features(self.o.x[told][rows]),
-            np.bincount(owner, y) / np.bincount(owner),
-            self.encoding.group,
-            np.bincount(owner).astype(float),
-        )
-        return [cheapness(self._model("cost", data, 1), left * scale)]
+        return [cheapness(self.over("cost", self.o.x[told], y), left * scale)]
 
     # -- fits --------------------------------------------------------------------------------------------------------
+
+    def over(self, name: str, x: np.ndarray, y: np.ndarray) -> gp.GaussianProcess:
+        """The posterior of another quantity, whose targets `y` (n,) were told at points `x` (n, d)."""
+        rows, owner = distinct(x)
+        repeats = np.bincount(owner).astype(float)
+        z = self.encoding.features(x[rows])
+        return self._model(name, gp.Data(z, np.bincount(owner, y) / repeats, self.encoding.group, repeats), 1)
 
     def _fit(
         self, name: str, y: np.ndarray, repeats: np.ndarray, draws: int, always: bool = False
@@ -300,7 +299,7 @@ class _Model:
         thetas, fitted_at = self.request.fits.get(name, (np.empty((0, 0)), 0))
         cold = thetas.shape[1] != data.d + gp.N_VARIANCES  # never fitted, or in another space
         limit = GROWTH * fitted_at if self.region is None else fitted_at + REGION_RESULTS
-        if cold or always or not fitted_at <= n <= limit:
+        if cold or always or (self.request.refit and not fitted_at <= n <= limit):
             start = prior.start(data.d) if cold else thetas[0]
             theta = gp.fit(data, prior, start, _COLD_ITERATIONS if cold or n < 30 else _WARM_ITERATIONS)[None]
             others = gp.draw(theta[0], data, prior, draws - 1, self.rng) if draws > 1 else theta[:0]

@@ -34,6 +34,14 @@ class Warp:
         inside = np.interp(y, targets, values)
         return np.where(y < targets[0], values[0] + self.slope * (y - targets[0]), inside)
 
+    def measured(self, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A normal belief in a target as mean and standard deviation of the value.
+
+        The way back is no straight line. The mean is where the mean of the target leads, which is the value's median;
+        the deviation is half of the width of what lies within one deviation of the target, 68 %.
+        """
+        return self.inverse(mean), (self.inverse(mean + sd) - self.inverse(mean - sd)) / 2.0
+
 
 def half_rank(values: np.ndarray) -> Warp:
     """The good half as measured, the bad half replaced by normal quantiles of its ranks.

@@ -23,6 +23,9 @@ from automl.storage.tables import event, report, study, trial
 OVERDUE_S = 60.0
 
 _WITH_RESULT = {TrialState.COMPLETE.value, TrialState.PRUNED.value}
+#: What happens to a result that stays as it is, and to which trials.
+_MARKS = {"invalidated", "restored"}
+_MARKABLE = {*_WITH_RESULT, TrialState.FAILED.value}
 #: First moves of trials that the budget counts. Optuna programs add others, and ask nobody.
 _BUDGETED = {"suggested", "enqueued"}
 #: Columns that count moves: the causes that each of them counts.
@@ -90,6 +93,11 @@ def _study_problems(row: Any, trials: Sequence[_Trial], history: dict[int | None
     own = history.get(None, [])
     if not own or own[-1].state != row.state:
         yield f"is {row.state}, its history says {own[-1].state if own else 'nothing'}"
+    paused = False
+    for move in own:
+        paused = move.state == StudyState.OPEN.value and move.cause != "resumed" and (paused or move.cause == "paused")
+    if row.paused != paused:
+        yield f"is {'' if row.paused else 'not '}paused, its history says otherwise"
     if row.state != StudyState.OPEN.value:
         unfinished = [item for item in trials if not TrialState(item.state).is_finished]
         left = [t.number for t in unfinished if (history.get(t.id) or [t])[0].cause == "suggested"]
@@ -114,6 +122,7 @@ def _trial_problems(item: _Trial, moves: Sequence[_Move], reported: set[int]) ->
     yield from _chain_problems(item, moves)
     yield from _claim_problems(item, moves)
     yield from _result_problems(item, moves)
+    yield from _mark_problems(item, moves)
     yield from _checkpoint_problems(item, moves)
     for column, causes in _COUNTERS.items():
         counted = sum(move.cause in causes for move in moves)
@@ -129,7 +138,8 @@ def _trial_problems(item: _Trial, moves: Sequence[_Move], reported: set[int]) ->
 def _chain_problems(item: _Trial, moves: Sequence[_Move]) -> Iterator[str]:
     for before, after in pairwise(moves):
         allowed = TrialState(after.state) in MOVES[TrialState(before.state)]
-        if not allowed and not (before.state == after.state and after.cause == "revised"):
+        in_place = after.cause == "revised" or (after.cause in _MARKS and before.state in _MARKABLE)
+        if not allowed and not (before.state == after.state and in_place):
             yield f"moved from {before.state} to {after.state} ({after.cause}), which is no move"
         if after.at < before.at - 1.0:  # clocks are set now and then; a second is within reason
             yield f"moved to {after.state} {before.at - after.at:.1f} s before it was {before.state}"
@@ -160,7 +170,7 @@ def _claim_problems(item: _Trial, moves: Sequence[_Move]) -> Iterator[str]:
 
 
 def _result_problems(item: _Trial, moves: Sequence[_Move]) -> Iterator[str]:
-    results = [move for move in moves if move.state in _WITH_RESULT]
+    results = [move for move in moves if move.state in _WITH_RESULT and move.cause not in _MARKS]
     if len(results) > 1:
         yield f"has {len(results)} accepted results"
     claims = [move for move in moves if move.cause == "claimed"]
@@ -173,6 +183,14 @@ def _result_problems(item: _Trial, moves: Sequence[_Move]) -> Iterator[str]:
         yield f"is {item.state} and has a result"
     if item.value is not None and math.isnan(item.value):
         yield "its value is NaN"
+
+
+def _mark_problems(item: _Trial, moves: Sequence[_Move]) -> Iterator[str]:
+    marks = [move.cause for move in moves if move.cause in _MARKS]
+    if marks != (["invalidated", "restored"] * len(marks))[: len(marks)]:
+        yield f"was {', '.join(marks)}, in an order that cannot be"
+    if (item.invalid is not None) != (marks[-1:] == ["invalidated"]):
+        yield f"is {'in' if item.invalid is not None else ''}valid, its history says otherwise"
 
 
 def _checkpoint_problems(item: _Trial, moves: Sequence[_Move]) -> Iterator[str]:

@@ -45,6 +45,12 @@ class Distributions:
         known = sa.select(*columns).where(distribution.c.study_id == study_id, distribution.c.name == name)
         return [row.body for row in self._database.all(known.order_by(distribution.c.id))]
 
+    def newest(self, study_id: int) -> dict[str, str]:
+        """The last distribution of every parameter, in the order in which they were first asked for."""
+        columns = (distribution.c.name, distribution.c.body)
+        known = sa.select(*columns).where(distribution.c.study_id == study_id).order_by(distribution.c.id)
+        return {row.name: row.body for row in self._database.all(known)}
+
     def _load(self, study_id: int) -> None:
         rows = self._database.all(sa.select(distribution).where(distribution.c.study_id == study_id))
         for row in rows:  # without a lock: whoever sets an entry sets it to the same

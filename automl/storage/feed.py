@@ -3,7 +3,7 @@
 `event` is the change feed. A look at it is one statement, so that the cursor, the names of what has changed and their
 rows are of one moment. On PostgreSQL the cursor is the oldest transaction that was still running then: whatever that
 look could not see has this number or a higher one. On SQLite, which has one writer, it is the last event's number.
-Finished trials never change; running ones are read at each look; any other change is in the history.
+Running trials are read at each look; any other change, be it that a finished one is invalid, is in the history.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ TRIAL_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
     trial.c.started_at,
     trial.c.finished_at,
     _REPORTS.label("reports"),
+    trial.c.invalid,
 )
 
 _STATES = {state.value: state.value for state in TrialState}
@@ -198,8 +199,8 @@ class StudyFeed:
         number = row.number
         self._trials.extend([None] * (number + 1 - len(self._trials)))
         known = self._trials[number]
-        if known is not None and known.state.is_finished():
-            return  # named again by the overlap of two looks
+        if known is not None and known.is_of(row):
+            return  # named again by the overlap of two looks: readers know what they have seen by its identity
         new = self._trials[number] = LazyTrial(row)
         self._enqueued.pop(number, None)
         self._waiting.discard(number)

@@ -19,7 +19,11 @@ from optuna.trial import TrialState as OptunaState
 from automl.core import Attr, TrialState
 from automl.storage.database import dumps, loads
 
-#: What Optuna calls our states. It has no pause, and knows no difference between a failed and a cancelled trial.
+#: What an invalid trial has under `Attr.FAILURE_KIND`.
+INVALID = "invalid"
+
+#: What Optuna calls our states. It has no pause, and knows no difference between a failed and a cancelled trial. An
+#: invalid one has failed, too.
 OPTUNA_STATES: Mapping[str, OptunaState] = MappingProxyType(
     {
         TrialState.WAITING.value: OptunaState.WAITING,
@@ -51,6 +55,7 @@ class TrialRow(NamedTuple):
     started_at: float | None
     finished_at: float | None
     reports: str | None  #: "step value step value ..."
+    invalid: str | None = None  #: why its result counts for nothing
 
     def as_enqueued(self) -> TrialRow:
         """A suggestion as Optuna would have enqueued it: whoever pops it evaluates the same point."""
@@ -65,8 +70,12 @@ class LazyTrial(FrozenTrial):
         # Not the base's __init__: an attribute that is not there yet is read by __getattr__ when it is first wanted.
         self._number = row.number
         self._trial_id = row.id
-        self.state = OPTUNA_STATES[row.state]
+        self.state = OPTUNA_STATES[row.state] if row.invalid is None else OptunaState.FAIL
         self._row = row
+
+    def is_of(self, row: TrialRow) -> bool:
+        """Whether `row` says nothing else than this trial was made of."""
+        return self._row == row
 
     def fresh(self) -> LazyTrial:
         """The trial as it was read, sharing nothing that can be changed."""
@@ -116,8 +125,9 @@ def _distributions(row: TrialRow) -> dict[str, BaseDistribution]:
 
 
 def _values(row: TrialRow) -> list[float] | None:
-    # PostgreSQL's JSON writes 1e20 as an integer.
-    return None if row.objectives is None else [float(value) for value in loads(row.objectives)]
+    if row.objectives is None or row.invalid is not None:
+        return None
+    return [float(value) for value in loads(row.objectives)]  # PostgreSQL's JSON writes 1e20 as an integer
 
 
 def _user_attrs(row: TrialRow) -> dict[str, Any]:
@@ -128,7 +138,9 @@ def _user_attrs(row: TrialRow) -> dict[str, Any]:
 def _system_attrs(row: TrialRow) -> dict[str, Any]:
     """What was stored, and what a sampler should know of the trial's fate."""
     fate: dict[str, Any] = {}
-    if row.state == TrialState.CANCELLED.value:
+    if row.invalid is not None:
+        fate[Attr.FAILURE_KIND.value] = INVALID
+    elif row.state == TrialState.CANCELLED.value:
         fate[Attr.FAILURE_KIND.value] = row.state
     elif row.state == TrialState.FAILED.value and row.failure_kind is not None:
         fate[Attr.FAILURE_KIND.value] = row.failure_kind
@@ -138,7 +150,8 @@ def _system_attrs(row: TrialRow) -> dict[str, Any]:
 
 
 def _intermediate_values(row: TrialRow) -> dict[int, float]:
-    parts = row.reports.split() if row.reports else []
+    # Of an invalid trial none: pruners compare with the reports of failed trials, too.
+    parts = row.reports.split() if row.reports and row.invalid is None else []
     return dict(zip(map(int, parts[::2]), map(float, parts[1::2]), strict=True))
 
 

@@ -68,13 +68,16 @@ _LEASE_COLUMNS = (
 
 
 def _claim_of(studies: sa.ColumnElement[bool]) -> sa.Update:
+    # Held by this statement: whoever pauses the study waits for it, and what comes later sees the pause. The lock is
+    # the one that a new trial's foreign key takes, so neither suggestions nor other claims wait.
+    awake = sa.select(study.c.id).where(studies, ~study.c.paused).with_for_update(read=True, key_share=True)
     next_waiting = (
         sa.select(trial.c.id)
         .where(
             trial.c.state == sa.literal_column("'waiting'"),  # in these words, so that the partial index is used
             trial.c.basis.is_not(None),
             trial.c.run_after <= now(),
-            studies,
+            trial.c.study_id.in_(awake),
         )
         .order_by(trial.c.study_id, trial.c.number)
         .limit(sa.literal_column("1"))
@@ -97,8 +100,8 @@ def _claim_of(studies: sa.ColumnElement[bool]) -> sa.Update:
     )
 
 
-_CLAIM = _claim_of(trial.c.study_id == sa.bindparam("study", type_=sa.BigInteger))
-_CLAIM_OF_MANY = _claim_of(trial.c.study_id.in_(sa.bindparam("studies", expanding=True)))
+_CLAIM = _claim_of(study.c.id == sa.bindparam("study", type_=sa.BigInteger))
+_CLAIM_OF_MANY = _claim_of(study.c.id.in_(sa.bindparam("studies", expanding=True)))
 
 # In the order of ids, as `Studies` cancels: two statements that lock many trials must not wait for each other.
 _renewed = (
@@ -223,7 +226,7 @@ class Leases:
         return Prepared(self._database, _with_reports(_hold()) if self._on_postgresql else _hold())
 
     def claim(self, study_ids: Sequence[int], worker: str, token: str, lease_s: float) -> Lease | None:
-        """The next waiting trial of these studies; the same one again when the call is repeated."""
+        """The next waiting trial of these studies, paused ones left out; the same again when the call is repeated."""
         arguments = {"token": token, "lease_s": lease_s, "worker_name": worker}
         row: Sequence[Any] | None
         try:

@@ -297,7 +297,7 @@ class OptunaStorage(BaseStorage):
         order = trial.c.value.desc() if directions[0] is StudyDirection.MAXIMIZE else trial.c.value.asc()
         complete = trial.c.state == sa.literal_column("'complete'")
         wanted = sa.select(trial.c.study_id, *TRIAL_COLUMNS).where(
-            trial.c.study_id == study_id, complete, trial.c.value.is_not(None)
+            trial.c.study_id == study_id, complete, trial.c.value.is_not(None), trial.c.invalid.is_(None)
         )
         row = self._database.first(wanted.order_by(order, trial.c.number).limit(1))
         if row is None:

@@ -31,12 +31,12 @@ _WITH_RESULT = (trial.c.state == TrialState.COMPLETE.value, trial.c.value.is_not
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A study to learn from: its trials up to number `last`, without those that were not over at that time."""
+    """A study to learn from: its trials up to number `last`, without those that did not count at that time."""
 
     study_id: int
     name: str
     last: int
-    unfinished: tuple[int, ...]
+    unfinished: tuple[int, ...]  #: or invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,12 @@ class Sources:
     def _past(self, study_id: int, name: str) -> Past | None:
         """What has a result now; None when nothing has."""
         mine = trial.c.study_id == study_id
-        last = self._database.first(sa.select(sa.func.max(trial.c.number).label("last")).where(mine, *_WITH_RESULT))
+        newest = sa.select(sa.func.max(trial.c.number).label("last")).where(mine, *_WITH_RESULT)
+        last = self._database.first(newest.where(trial.c.invalid.is_(None)))
         if last is None or last.last is None:
             return None
-        before = sa.select(trial.c.number).where(mine, trial.c.number < last.last, trial.c.state.in_(_UNFINISHED))
+        passed_over = sa.or_(trial.c.state.in_(_UNFINISHED), trial.c.invalid.is_not(None))
+        before = sa.select(trial.c.number).where(mine, trial.c.number < last.last, passed_over)
         open_ones = tuple(row.number for row in self._database.all(before.order_by(trial.c.number)))
         return Past(study_id, name, last.last, open_ones)
 

@@ -34,6 +34,8 @@ class Held:
     next_number: int
     trials_left: int | None  #: that the budget still allows to make
     seconds_left: float | None
+    paused: bool
+    budget: Mapping[str, Any] | None  #: as declared, or changed since
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,16 @@ class Studies:
     # -- studies ------------------------------------------------------------------------------------------------
 
     def declare(
-        self, spec: StudySpec, *, entrypoint: str | None, code_sha256: str | None, queued: bool, extend: bool
+        self,
+        spec: StudySpec,
+        *,
+        entrypoint: str | None,
+        code_sha256: str | None,
+        queued: bool,
+        extend: bool,
+        origin_id: int | None = None,
     ) -> StudyRecord:
-        """The study of that name: made, or found and opened again with this budget.
+        """The study of that name: made (to confirm study `origin_id`), or found and opened again with this budget.
 
         Raises `StudyConflict` when the name is taken by another definition.
         """
@@ -77,9 +86,9 @@ class Studies:
             values["queued"] = True
         found = self._find(spec.name)
         if found is None:
-            new = {"name": spec.name, "directions": list(spec.directions), "created_at": now(), **values}
+            new = {"name": spec.name, "directions": list(spec.directions), "created_at": now(), "origin_id": origin_id}
             try:
-                self._database.execute(sa.insert(study).values(**new))
+                self._database.execute(sa.insert(study).values(**new, **values))
                 return self.get(spec.name)
             except IntegrityError:  # somebody else declared it in the meantime
                 found = self.get(spec.name)
@@ -88,7 +97,7 @@ class Studies:
         self._database.execute(
             sa.update(study)
             .where(study.c.id == found.id, study.c.state != StudyState.OPEN.value)
-            .values(state=StudyState.OPEN.value)
+            .values(state=StudyState.OPEN.value, reason=None)
         )
         self._database.execute(sa.update(study).where(study.c.id == found.id).values(**values))
         self.close_if_done(found.id)
@@ -133,7 +142,7 @@ class Studies:
         """Stop or fail an open study and cancel what is unfinished; False when it was not open."""
         ended = sa.update(study).where(study.c.id == study_id, study.c.state == StudyState.OPEN.value)
         with self._database.transaction() as connection:
-            if not connection.execute(ended.values(state=state.value, reason=reason)).rowcount:
+            if not connection.execute(ended.values(state=state.value, reason=reason, paused=False)).rowcount:
                 return False
             self._cancel(connection, study_id, trial.c.state.in_(_UNFINISHED))
             return True
@@ -168,7 +177,7 @@ class Studies:
         with self._database.transaction() as connection:
             # Locked first: an UPDATE that has to wait for the row would judge by the trials of before its wait.
             connection.execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())
-            return bool(connection.execute(closed.values(state=StudyState.FINISHED.value)).rowcount)
+            return bool(connection.execute(closed.values(state=StudyState.FINISHED.value, paused=False)).rowcount)
 
     def counts(self, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
         """Trials by state, with every state present, and "total"."""
@@ -189,7 +198,7 @@ class Studies:
     def hold(self, study_id: int, token: str, lease_s: float, active_s: float = 0.0) -> Held | None:
         """Take or keep the right to suggest for the study; None while another process has it.
 
-        `active_s` seconds of search since the last call are added to what the budget's minutes count.
+        `active_s` seconds of search since the last call count for the budget's minutes, unless the study is paused.
         """
         held = (
             sa.update(study)
@@ -204,19 +213,21 @@ class Studies:
             .values(
                 suggester_token=token,
                 suggester_expires_at=now() + lease_s,
-                active_s=study.c.active_s + active_s,
+                active_s=sa.case((study.c.paused, study.c.active_s), else_=study.c.active_s + active_s),
             )
             .returning(
                 study.c.state,
                 study.c.next_number,
                 (study.c.max_trials - study.c.next_number + study.c.cancelled).label("trials_left"),
                 (study.c.max_active_s - study.c.active_s).label("seconds_left"),
+                study.c.paused,
+                study.c.spec["budget"].label("budget"),
             )
         )
         row = self._database.first(held)
         if row is None:
             return None
-        return Held(StudyState(row.state), row.next_number, row.trials_left, row.seconds_left)
+        return Held(StudyState(row.state), row.next_number, row.trials_left, row.seconds_left, row.paused, row.budget)
 
     def let_go(self, study_id: int, token: str) -> None:
         """Give the right to suggest back at once, instead of when it expires."""
@@ -227,17 +238,17 @@ class Studies:
         """Add a waiting trial with exactly this number.
 
         `suggestion` holds `params`, `distributions` (JSON text by parameter), `system_attrs` and `basis`. False, and
-        nothing done, when the number was taken, the budget is used, the study is not open or the lease is lost.
+        nothing done, when the number was taken, the budget is used, the study is paused or over, or the lease is lost.
         """
         row = self._suggestion_row(study_id, suggestion)
         if self._add_suggestion is not None:
             place = {"study": study_id, "token": token, "number": number}
             return bool(self._add_suggestion.execute({**place, **row}))
-        taken = _counted_up(study_id, sa.and_(study.c.suggester_token == token, study.c.next_number == number))
+        taken = _counted_up(study_id, _next_is(token, number))
         with self._database.transaction() as connection:
             if connection.execute(taken).first() is None:
                 return False
-            connection.execute(_new_trial(study_id, number, "suggested", row))
+            connection.execute(new_trial(study_id, number, "suggested", row))
             return True
 
     def revise_suggestion(self, study_id: int, number: int, suggestion: Mapping[str, Any]) -> bool:
@@ -275,7 +286,7 @@ class Studies:
             if row is None:
                 return None
             fixed = {"fixed_params": dict(params)}
-            connection.execute(_new_trial(study_id, row.number, "enqueued", {"system_attrs": fixed}))
+            connection.execute(new_trial(study_id, row.number, "enqueued", {"system_attrs": fixed}))
             return row.number
 
     def shrink_budget(self, study_id: int) -> None:
@@ -364,18 +375,22 @@ def _counted_up(study_id: Any, condition: sa.ColumnElement[bool]) -> Any:
     )
 
 
+def _next_is(token: Any, number: Any) -> sa.ColumnElement[bool]:
+    """Whether the holder with this token may add a suggestion of this number."""
+    return sa.and_(study.c.suggester_token == token, study.c.next_number == number, ~study.c.paused)
+
+
 def _add_suggestion() -> sa.Insert:
     """The number and the trial in one statement, as PostgreSQL can: the study's row is locked for no longer."""
-    holds = study.c.suggester_token == sa.bindparam("token", type_=sa.Text)
-    is_next = study.c.next_number == sa.bindparam("number", type_=sa.Integer)
+    is_next = _next_is(sa.bindparam("token", type_=sa.Text), sa.bindparam("number", type_=sa.Integer))
     study_id = sa.bindparam("study", type_=sa.BigInteger)
-    number = _counted_up(study_id, sa.and_(holds, is_next)).cte("counted").c.number
+    number = _counted_up(study_id, is_next).cte("counted").c.number
     given = [sa.bindparam(name, type_=trial.c[name].type) for name in _SUGGESTED]
     values = sa.select(study_id, number, sa.literal(TrialState.WAITING.value), sa.literal("suggested"), now(), *given)
     return sa.insert(trial).from_select(["study_id", "number", "state", "cause", "created_at", *_SUGGESTED], values)
 
 
-def _new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]) -> sa.Insert:
+def new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]) -> sa.Insert:
     return sa.insert(trial).values(
         study_id=study_id,
         number=number,

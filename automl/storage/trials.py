@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from automl.core import (
     Artifact,
@@ -53,21 +55,27 @@ class Trials:
         return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number))]
 
     def best(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
-        """The best complete trials by the first metric, best first. A trial without a value is never the best.
+        """The best complete trials by the first metric, best first; never one without a value, or an invalid one.
 
         Those that violate constraints come last, by how much they do.
         """
         sign = -1.0 if record.directions[0] == "maximize" else 1.0
-        complete = sa.and_(trial.c.study_id == record.id, _COMPLETE, trial.c.value.is_not(None))
+        counts = sa.and_(trial.c.study_id == record.id, trial.c.value.is_not(None), trial.c.invalid.is_(None))
         order = trial.c.value.desc() if sign < 0 else trial.c.value.asc()
         # Along the index, as far as needed: whoever watches a search asks for the best trial all the time.
-        feasible = sa.select(trial).where(complete, ~violates(trial.c.system_attrs)).order_by(order, trial.c.number)
-        found = [_trial_record(row) for row in self._database.all(feasible.limit(limit))]
+        feasible = sa.select(trial).where(counts, _COMPLETE, ~violates(trial.c.system_attrs))
+        first = feasible.order_by(order, trial.c.number).limit(limit)
+        found = [_trial_record(row) for row in self._database.all(first)]
         if len(found) < limit:
-            others = self._database.all(sa.select(trial).where(complete, violates(trial.c.system_attrs)))
+            others = self._database.all(sa.select(trial).where(counts, _COMPLETE, violates(trial.c.system_attrs)))
             violating = map(_trial_record, others)
             found += sorted(violating, key=lambda item: (_excess(item), sign * (item.value or 0.0), item.number))
         return found[:limit]
+
+    def invalid(self, study_id: int) -> list[TrialRecord]:
+        """Those whose results count for nothing, by number."""
+        wanted = sa.select(trial).where(trial.c.study_id == study_id, trial.c.invalid.is_not(None))
+        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number))]
 
     def get(self, record: StudyRecord, number: int) -> TrialRecord:
         """One trial with its artifacts. Raises `NotFound`."""
@@ -84,7 +92,9 @@ class Trials:
         for item in files:
             known = sa.exists().where(artifact.c.trial_id == trial_id, artifact.c.name == item.name)
             row = sa.select(*map(sa.literal, (trial_id, item.name, item.sha256, item.size))).where(~known)
-            self._database.execute(sa.insert(artifact).from_select(["trial_id", "name", "sha256", "size"], row))
+            new = sa.insert(artifact).from_select(["trial_id", "name", "sha256", "size"], row)
+            with suppress(IntegrityError):  # somebody else has just recorded it, or the study was deleted
+                self._database.execute(new)
 
     def reports(self, trial_id: int) -> list[Report]:
         rows = self._database.all(sa.select(report).where(report.c.trial_id == trial_id).order_by(report.c.step))

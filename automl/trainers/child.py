@@ -58,12 +58,13 @@ def run(declared: Any, job: wire.Job, connection: socket.socket, log_fd: int) ->
 
 
 def attempt(declared: Any, job: wire.Job, link: Link) -> wire.Done | wire.Failed | wire.Interrupted:
-    """Run the training function of `declared` once, and say how it ended. Reports go out over `link`."""
+    """Run the function of `declared` that the job names once, and say how it ended. Reports go out over `link`."""
     ledger = Ledger()
     suggestions = Suggestions(job, declared=declared.spec.space is not None)
     result, raised = None, None
     try:
-        result = declared.train(Trial(job, link, suggestions, ledger))
+        function = declared.evaluate if job.held_out else declared.train
+        result = function(Trial(job, link, suggestions, ledger))
     except BaseException as error:  # SystemExit and KeyboardInterrupt of user code are its failures too
         raised = error
     # What `trial` raised into the function counts, even if an `except:` or a `finally: return` swallowed it.
@@ -123,7 +124,7 @@ def _outcome(
     params, distributions = suggestions.found
     further = {**ledger.metrics, **metrics}
     objectives = dict(zip(job.metrics, values or (), strict=False))  # of a pruned trial at most the first is known
-    complete = state is TrialState.COMPLETE
+    complete = state is TrialState.COMPLETE and not job.held_out  # which says what it likes beside the metric
     # What the function said itself, by the name of a declared constraint, needs no metric.
     bounds = {name: bound for name, bound in job.constraints.items() if name not in ledger.constraints}
     declared = constraint_values(bounds, {**ledger.facts, **further, **objectives}, complete=complete)

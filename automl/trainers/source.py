@@ -1,7 +1,8 @@
 """Where a study's code comes from, and how a template loads it.
 
 A *declared study* is anything with `.spec` (a `StudySpec`) and `.train` (the training function), and optionally
-`.sampler_object` and `.pruner_object` (Optuna objects): `automl.Study` belongs to a layer above this one.
+`.evaluate` (the function of its confirmation), `.sampler_object` and `.pruner_object` (Optuna objects): `automl.Study`
+belongs to a layer above this one.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Declared:
     train: Callable[[Any], Any]
     sampler_object: Any = None
     pruner_object: Any = None
+    evaluate: Callable[[Any], Any] | None = None
 
 
 def source_to_json(source: Source) -> dict[str, Any]:
@@ -110,7 +112,8 @@ def pickle_source(declared: Any, directory: Path) -> PickledSource:
     """
     import cloudpickle
 
-    code = (declared.train, getattr(declared, "sampler_object", None), getattr(declared, "pruner_object", None))
+    optional = ("sampler_object", "pruner_object", "evaluate")
+    code = (declared.train, *(getattr(declared, name, None) for name in optional))
     try:
         pickled = cloudpickle.dumps(code)
     except Exception as error:
@@ -144,8 +147,8 @@ def _load_pickle(source: PickledSource) -> Declared:
     with contextlib.suppress(FileNotFoundError):
         os.chdir(travels["cwd"])
     with _blaming("the study"):
-        train, sampler, pruner = pickle.loads(travels["code"])
-    return Declared(StudySpec.from_json(travels["spec"]), train, sampler, pruner)
+        code = pickle.loads(travels["code"])
+    return Declared(StudySpec.from_json(travels["spec"]), *code)
 
 
 def _load_file(source: FileSource) -> Any:

@@ -41,6 +41,7 @@ class Job:
     checkpoint: Checkpoint | None = None
     cpus: int = 1
     gpus: tuple[str, ...] = ()  #: as CUDA_VISIBLE_DEVICES names them
+    held_out: bool = False  #: instead of training: `Study(evaluate=...)`
     export: str | None = None  #: instead of training: make the ONNX file of the model in this folder
 
     def to_json(self) -> dict[str, Any]:

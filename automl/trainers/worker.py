@@ -229,6 +229,7 @@ class Worker:
             artifacts=str(self._artifacts),
             cpus=spec.resources.cpus,
             gpus=slot.gpus,
+            held_out=spec.race is not None and spec.race.held_out,
         )
 
     # -- leases -------------------------------------------------------------------------------------------------

@@ -21,7 +21,10 @@ def toy(make_desk: MakeDesk) -> Desk:
 
 def test_show_as_json_has_the_promised_shape(toy: Desk) -> None:
     shown = toy.json("show", "toy")
-    assert shown.keys() == {"name", "state", "reason", "metrics", "budget", "trials", "best"}
+    assert shown.keys() == {
+        *("name", "state", "reason", "metrics", "budget", "trials", "best"),
+        *("paused", "archived", "tags"),
+    }
     assert (shown["name"], shown["state"], shown["reason"]) == ("toy", "finished", None)
     assert shown["metrics"] == {"score": "max"}
     assert shown["budget"] == {"trials": 4, "minutes": None}

@@ -24,6 +24,7 @@ from automl.display import (
     estimate_seconds_left,
     format_duration,
     format_forecast,
+    format_size,
     format_value,
     open_display,
     print_result,
@@ -80,6 +81,12 @@ def plain(*snapshots: Progress) -> str:
     for snapshot in snapshots:
         display.show(snapshot)
     return stream.getvalue()
+
+
+def test_a_size_has_three_digits_and_the_unit_that_fits() -> None:
+    sizes = (0, 812, 999, 1000, 6_040, 999_499, 999_500, 1_200_000_000, 5 * 10**15)
+    shown = ["0 B", "812 B", "999 B", "1 kB", "6.04 kB", "999 kB", "1 MB", "1.2 GB", "5e+03 TB"]
+    assert [format_size(size) for size in sizes] == shown
 
 
 # Plain lines

@@ -1,0 +1,34 @@
+"""Starting the dashboard: where it is, and what is said of addresses that cannot be."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from automl.errors import InvalidInput
+from automl.launcher import check_port, dashboard_folder, is_loopback
+
+
+def test_the_script_is_found_in_a_checkout() -> None:
+    assert (dashboard_folder() / "dashboard" / "app.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("pc.lan", False)]
+)
+def test_it_knows_which_addresses_only_this_machine_reaches(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer
+
+
+def test_a_port_that_is_taken_gets_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InvalidInput, match="choose another --port"):
+            check_port("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_address_that_is_none_of_this_machine_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="cannot be used"):
+        check_port("192.0.2.1", 8501)
