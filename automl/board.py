@@ -220,5 +220,5 @@ class Prediction:
 
     mean: float
     sd: float
-    feasible: float | None  #: the probability that all constraints are kept; None without constraints
+    feasible: float | None  #: the probability of a result that keeps all constraints; None where none ever failed to
     minutes: float | None  #: that a trial takes; None: too few have ended

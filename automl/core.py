@@ -79,7 +79,7 @@ class Attr(StrEnum):
     """Our keys among the system attributes that Optuna's samplers read and write."""
 
     WHY = "automl:why"  # of a trial: why its point was suggested, an object of the sampler's
-    FAILURE_KIND = "automl:failure_kind"  # of a failed trial: a `FailureKind`, or "cancelled"
+    FAILURE_KIND = "automl:failure_kind"  # of a failed trial: a `FailureKind`, "cancelled" or "invalid"
     ATTEMPTS = "automl:attempts"  # of a trial that took several: what passed since its start was not all work
     SOURCES = "automl:sources"  # of a study: the past studies that it learns from
     CANDIDATE = "automl:candidate"  # of a confirmation's trial: the number of the trial that it runs again

@@ -134,7 +134,9 @@ class Bound:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def excess(self, value: float) -> float:
-        """How far `value` is outside; 0 or less inside, which is how Optuna writes constraints."""
+        """How far `value` is outside; 0 or less inside, which is how Optuna writes constraints. NaN is far outside."""
+        if math.isnan(value):
+            return math.inf
         above = -math.inf if self.max is None else value - self.max
         below = -math.inf if self.min is None else self.min - value
         return max(above, below)

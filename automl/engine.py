@@ -184,8 +184,12 @@ class Engine:
         return self.study_by_id(record.id)
 
     def delete(self, name: str) -> None:
-        """Remove a study with its trials and history; its files stay in the artifact store."""
-        self._studies.delete(self.study(name).id)
+        """Remove a study with its trials, history and confirmations; its files and promoted models stay."""
+        record = self.study(name)
+        for other in self.studies():
+            if other.origin_id == record.id:
+                self._studies.delete(other.id)
+        self._studies.delete(record.id)
 
     # -- trials -------------------------------------------------------------------------------------------------
 

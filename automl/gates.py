@@ -7,7 +7,6 @@ check runs here, because it is the user's own.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 import signal
@@ -137,7 +136,7 @@ def _bound_gate(title: str, name: str, found: Mapping[str, float], bound: Bound)
         there = f"it has {', '.join(found)}" if found else "it has none"
         return Gate(title, False, "not measured", f"the trial has no metric {name!r}, {there}; report it in the trial")
     value = float(found[name])
-    if math.isnan(value) or bound.excess(value) > 0:
+    if bound.excess(value) > 0:
         return Gate(title, False, f"{value:.6g}", f"{name} is {value:.6g}; choose another trial, or train a better one")
     return Gate(title, True, f"{value:.6g}")
 

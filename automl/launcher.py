@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -11,7 +12,7 @@ import time
 import webbrowser
 from pathlib import Path
 
-from automl.errors import InvalidInput
+from automl.errors import AutoMLError, InvalidInput
 
 #: How long the browser waits for the server.
 _PATIENCE_S = 60.0
@@ -80,14 +81,31 @@ def serve(storage: str | None, host: str, port: int, *, open_browser: bool) -> N
 
 
 def _warm_up() -> None:
-    """Load what the first page needs before there is a visitor: libraries, and the connection."""
-    import pandas  # noqa: F401
-    import plotly.graph_objects  # noqa: F401
+    """Load what the first page needs before there is a visitor, and behind its back what the second one does."""
+    import narwhals  # noqa: F401  (what Streamlit imports when it is handed a plot, a picture, a table)
+    import PIL.Image  # noqa: F401
+    import plotly.graph_objects
+    import plotly.io
 
     from dashboard import actions, connection  # noqa: F401
+    from dashboard.study_views import curves, head, parameters, pareto, progress, timeline, trials, why  # noqa: F401
 
+    plotly.io.to_json(plotly.graph_objects.Figure(), validate=False)
     if connection.answers():
-        connection.engine().overviews()
+        threading.Thread(target=_warm_up_slowly, name="warm-up", daemon=True).start()
+
+
+def _warm_up_slowly() -> None:
+    """The study that somebody is most likely to look at first, then what asks the search's model."""
+    from dashboard import connection
+
+    with contextlib.suppress(AutoMLError):  # whoever looks is told
+        engine = connection.engine()
+        newest = [overview.study.name for overview in engine.overviews()[:1]]
+        for name in newest:
+            connection.board(name)
+        import automl.beliefs
+        import automl.racing  # noqa: F401
 
 
 def _open_browser(address: str, port: int) -> None:

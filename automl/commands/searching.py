@@ -193,5 +193,5 @@ def _model_files(engine: Engine, record: StudyRecord) -> list[str]:
 
 def _next_commands(record: StudyRecord, has_model: bool) -> list[str]:
     name = quoted(record.name)
-    commands = [f"automl show {name}", f"automl export {name} --csv trials.csv"]
-    return [*commands, f"automl export {name} --model best/"] if has_model else commands
+    promote = [f"automl promote {name} --confirm"] if has_model else []
+    return ["automl dashboard", *promote, f"automl export {name} --csv trials.csv"]

@@ -56,8 +56,8 @@ class Registry:
 
     def version(self, reference: str) -> ModelVersion:
         """`digits@champion`, `digits@3`, or `digits` for its champion. Raises `NotFound`, which says what there is."""
-        name, _, wanted = reference.partition("@")
-        wanted = wanted or DEFAULT_ALIAS
+        name, at, wanted = reference.partition("@")
+        wanted = wanted if at else DEFAULT_ALIAS
         if _NUMBER.fullmatch(wanted):
             found = self._versions(sa.and_(model.c.name == name, model_version.c.version == int(wanted)))
         else:

@@ -65,7 +65,7 @@ def metric_values(board: Board, metric: int = 0) -> np.ndarray:
 
 
 def robust_limits(values: np.ndarray, sign: float, log: bool = False) -> tuple[float, float]:
-    """(low, high) to show: the best of `values` always, bad ones up to three interquartile ranges above the middle.
+    """(low, high) to show: the best of `values` always, bad ones up to 1.5 interquartile ranges beyond the quartile.
 
     `sign` is what a value is multiplied with so that small is good. All finite; with `log` all above zero.
     """
@@ -74,7 +74,7 @@ def robust_limits(values: np.ndarray, sign: float, log: bool = False) -> tuple[f
     costs = sign * (np.log10(values) if log else values)
     lower, upper = np.quantile(costs, (0.25, 0.75))
     best = float(costs.min())
-    fence = upper + 3.0 * max(upper - lower, 1e-3 * (upper - best))
+    fence = upper + 1.5 * max(upper - lower, 1e-3 * (upper - best))
     worst = float(costs[costs <= fence].max())
     margin = 0.06 * (worst - best) or 0.05 * abs(best) or 0.5
     ends = sorted((sign * (best - margin), sign * (worst + margin)))

@@ -28,6 +28,9 @@ from dashboard.theme import Palette
 
 Line = tuple[np.ndarray, np.ndarray, np.ndarray]
 
+#: Results that alone decide what part of the axis is shown.
+_ENOUGH = 5
+
 _UNFINISHED = (TrialState.RUNNING, TrialState.PAUSED)
 
 
@@ -81,7 +84,9 @@ def progress(board: Board, colours: Palette, view: View = PLAIN, forecast: Mappi
     sign = float(board.signs[metric])
     line = best_line(board, x, metric)
     kinds = _kinds(board, colours, at)
-    limits = robust_limits(values[at & ~board.invalid], sign, log)
+    # A pruned trial's value is of an early step: it says little of where the results are.
+    results = at & board.counted
+    limits = robust_limits(values[results if results.sum() >= _ENOUGH else at & ~board.invalid], sign, log)
     traces, drawn = _points(board, kinds, x, values, line[0])
     notes = []
     total = sum(len(rows) for _, rows, _ in kinds)

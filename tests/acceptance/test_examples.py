@@ -41,7 +41,7 @@ def test_the_paths_that_a_run_prints_are_those_of_the_best_model(digits: Digits)
 
 
 def test_the_model_is_exported_as_it_was_recorded(digits: Digits) -> None:
-    assert "automl export digits --model best/" in digits.said
+    assert "automl promote digits --confirm" in digits.said
     printed = digits.desk.works("export", "digits", "--model", "best/").split()
     number = digits.desk.json("show", "digits")["best"]["number"]
     recorded = digits.desk.json("show", "digits", "--trial", str(number))["artifacts"]

@@ -146,6 +146,13 @@ def test_no_seed_of_the_search_or_of_another_confirmation_comes_again(engine: En
     assert len(seeds[0] | seeds[1] | seeds[2]) == 150
 
 
+def test_a_deleted_study_takes_its_confirmations_along(engine: Engine) -> None:
+    origin = searched(engine, 0.5, 0.1)
+    engine.confirm(origin)
+    engine.delete(origin.name)
+    assert engine.studies() == []
+
+
 def test_one_that_is_not_over_is_opened_again_and_one_with_other_settings_is_another(engine: Engine) -> None:
     origin = searched(engine, 0.5, 0.1, 0.3)
     first = engine.confirm(origin)

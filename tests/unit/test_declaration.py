@@ -263,6 +263,8 @@ def test_a_prior_is_no_part_of_what_a_parameter_is() -> None:
         ({"min": 1, "max": 3}, 2.5, -0.5),
         ({"min": 1, "max": 3}, 4.5, 1.5),
         ({"max": 20}, math.inf, math.inf),
+        ({"max": 20}, math.nan, math.inf),
+        ({"min": 1}, math.nan, math.inf),
     ],
 )
 def test_a_bound_is_kept_where_its_excess_is_zero_or_less(bound: dict[str, float], value: float, excess: float) -> None:
