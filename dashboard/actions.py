@@ -213,18 +213,12 @@ def _archived(name: str, on: bool) -> str:
 
 @st.dialog("Tags", on_dismiss=live.release)
 def tags(record: StudyRecord, known: Sequence[str] = ()) -> None:
-    """`known` are those of other studies, to choose from."""
+    """`known` are those of other studies."""
     live.hold()
-    options = sorted({*record.tags, *known})
-    chosen = st.multiselect(
-        "Tags",
-        options,
-        default=list(record.tags),
-        accept_new_options=True,
-        key="tags-chosen",
-        label_visibility="collapsed",
-    )
-    st.caption("Type a word and press Enter for a new one.")
+    written = st.text_input("Tags", ", ".join(record.tags), key="tags-written", help="Words, with commas between them.")
+    chosen = [tag.strip() for tag in written.split(",") if tag.strip()]
+    if others := sorted({*known} - {*chosen}):
+        st.caption(f"In use elsewhere: {theme.markdown_text(', '.join(others))}")
 
     def act() -> None:
         say(_tagged(record.name, chosen), lambda: _tagged(record.name, record.tags))

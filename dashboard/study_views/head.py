@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import streamlit as st
 
 from automl.board import Board
-from automl.core import Estimate, StudyState, TrialState
+from automl.core import Estimate, StudyRecord, StudyState, TrialState
 from automl.display import estimate_seconds_left
 from dashboard import actions, links, pieces, theme
 from dashboard.figures.common import short_params
@@ -26,8 +28,9 @@ def head(look: Look) -> None:
                 + pieces.tags(record.tags),
                 detail=_detail(look),
             )
-        with st.popover("Actions", key="study-actions", width="content"):
-            _actions(look)
+        if record.spec and record.spec.get("space"):
+            st.page_link(links.WHAT_IF, label="What if …", query_params={"study": record.name}, width="content")
+        _actions(look)
 
 
 def _detail(look: Look) -> str:
@@ -68,7 +71,7 @@ def state_words(look: Look) -> str:
 def _actions(look: Look) -> None:
     record = look.record
     is_open = record.state is StudyState.OPEN
-    choices = [
+    choices: list[tuple[str, Callable[[StudyRecord], None], bool]] = [
         ("Resume" if record.paused else "Pause", actions.resume if record.paused else actions.pause, is_open),
         ("Stop", actions.stop, is_open),
         ("Extend the budget", actions.extend, bool(record.spec)),
@@ -78,11 +81,10 @@ def _actions(look: Look) -> None:
         ("Tags", actions.tags, True),
         ("Take out of the archive" if record.archived else "Archive", actions.archive, True),
     ]
-    for label, act, possible in choices:
-        if possible and st.button(label, key=f"study-do-{label.split()[0].lower()}", type="tertiary", width="stretch"):
-            act(record)
-    if record.spec and record.spec.get("space"):
-        st.page_link(links.WHAT_IF, label="What if … try a point", query_params={"study": record.name})
+    possible = {label: act for label, act, can in choices if can}
+    chosen = st.menu_button("Actions", list(possible), key="study-actions", width="content")
+    if chosen is not None:
+        possible[chosen](record)
 
 
 def _can_confirm(look: Look) -> bool:
