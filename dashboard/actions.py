@@ -424,7 +424,7 @@ def rollback(model: str, alias: str, now: int, before: int | None) -> None:
     else:
         st.markdown(f"{whole} goes back from version {now} to version {before}.")
     reason = st.text_input("Reason", key="rollback-reason", placeholder="optional; it stays in the history").strip()
-    version = next((v for v in connection.engine().model_versions(model) if v.version == now), None)
+    version = connection.engine().model_version(f"{model}@{now}")
 
     def again() -> str:
         record = connection.engine().study(version.study)
@@ -433,7 +433,7 @@ def rollback(model: str, alias: str, now: int, before: int | None) -> None:
         return f"{model}@{alias} is version {moved.to_version} again."
 
     def act() -> None:
-        say(_rolled_back(model, alias, reason or None), again if version is not None else None)
+        say(_rolled_back(model, alias, reason or None), again)
 
     _ask("Roll back", act, disabled=before is None)
 

@@ -137,7 +137,7 @@ def _finals(groups: Sequence[Group]) -> None:
             name = pieces.link(run.name, links.study_href(run.name))
             best = (
                 pieces.link(f"trial {run.number}", links.trial_href(run.name, run.number))
-                if run.value is not None
+                if run.number is not None
                 else "–"
             )
             rows.append([swatch + name, theme.number(run.value), best, f"{run.ended:,}", _span(run)])

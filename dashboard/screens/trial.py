@@ -260,8 +260,9 @@ def _reason(look: _Look) -> None:
 
 
 def _finite(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and np.isfinite(value) else None  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        return None
+    return float(value)
 
 
 def _curve(look: _Look) -> None:
@@ -364,7 +365,8 @@ def _file(look: _Look, file: Artifact) -> None:
 def _environment(look: _Look) -> None:
     found = dict(look.engine.environment(look.trial))
     with st.container(key="card-trial-environment"):
-        pairs = [(word, theme.escape(found.pop(word))) for word in ("python", "platform") if word in found]
+        known = [word for word in ("python", "platform") if word in found]
+        pairs: list[tuple[str, str]] = [(word, theme.escape(found.pop(word))) for word in known]
         if look.record.code_sha256:
             digest = theme.escape(look.record.code_sha256)
             pairs.append(("code", f'<code title="{digest}">{digest[:12]}</code>'))
