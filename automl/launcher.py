@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import os
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from automl.errors import AutoMLError, InvalidInput
 
+#: What nobody needs for the first page is loaded so long after the server is there.
+_PATIENT_S = 10.0
 #: How long the browser waits for the server.
 _PATIENCE_S = 60.0
 
@@ -91,6 +94,7 @@ def _warm_up() -> None:
     from dashboard.study_views import curves, head, parameters, pareto, progress, timeline, trials, why  # noqa: F401
 
     plotly.io.to_json(plotly.graph_objects.Figure(), validate=False)
+    _settle()
     if connection.answers():
         threading.Thread(target=_warm_up_slowly, name="warm-up", daemon=True).start()
 
@@ -104,8 +108,18 @@ def _warm_up_slowly() -> None:
         newest = [overview.study.name for overview in engine.overviews()[:1]]
         for name in newest:
             connection.board(name)
+        time.sleep(_PATIENT_S)  # whoever looks in this moment comes first
         import automl.beliefs
         import automl.racing  # noqa: F401
+    _settle()
+
+
+def _settle() -> None:
+    """Take what was loaded for lasting: Streamlit collects garbage after each run of a page or fragment, and walking
+    through all modules once a second for each visitor takes more than all else that a pulse does.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _open_browser(address: str, port: int) -> None:

@@ -88,7 +88,7 @@ def fill_ours(path: Path, trials: int) -> str:
     """A study named "big"; its URL."""
     url = f"sqlite:///{path}"
     command = [sys.executable, str(ROOT / "big_study.py"), "--storage", url, "--trials", str(trials)]
-    shape = ["--parameters", str(PARAMETERS), "--reports", str(REPORTS), "--name", "big"]
+    shape = ["--params", str(PARAMETERS), "--reports", str(REPORTS), "--name", "big"]
     subprocess.run([*command, *shape], check=True)
     return url
 
@@ -193,21 +193,22 @@ def live(page: Page, url: str, server: psutil.Process, rounds: int = 10) -> dict
     from automl.core import Outcome, TrialState
 
     engine = connect(url)
-    record = engine.extend("big", trials=engine.counts([engine.study("big")])[1]["total"] + rounds)
+    record = engine.study("big")
     delays, cpu = [], []
-    for index in range(rounds):
-        number = engine.enqueue(record, {f"x{i}": 0.5 for i in range(PARAMETERS)})
+    for _ in range(rounds):
+        engine.enqueue(record, engine.trial(record, 7).params, extend=True)
         suggester = engine.suggester(record)
-        suggester.step(1, 30.0)
+        suggester.step(1, 30.0)  # completes what was enqueued
         suggester.close()
         token = f"bench-{time.time_ns()}"
         assert engine.claim([record.id], "bench", token, 30.0) is not None
         time.sleep(3.0)
         before, _ = used(server)
-        engine.finish(token, Outcome(TrialState.COMPLETE, (2.0 + index,)))
+        done = page.locator(".trials-done").get_attribute("data-done")
+        engine.finish(token, Outcome(TrialState.COMPLETE, (0.5,)))
         began = time.perf_counter()
         page.wait_for_function(
-            "n => document.querySelector('.trials-done')?.dataset.done >= n", arg=number + 1, timeout=TIMEOUT_MS
+            "was => document.querySelector('.trials-done')?.dataset.done != was", arg=done, timeout=TIMEOUT_MS
         )
         delays.append(time.perf_counter() - began)
         time.sleep(max(0.0, 2.0 - delays[-1]))

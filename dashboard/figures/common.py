@@ -22,10 +22,9 @@ from automl.display.progress import param
 
 Figure = dict[str, Any]
 
-#: Points of one trace beyond which WebGL draws faster than SVG, and looks the same.
-MANY = 1000
-#: Points of one figure: more of them only cover each other.
-MOST = 3000
+#: Points of one figure: more of them only cover each other. So few are drawn as SVG, because a canvas of WebGL takes a
+#: second to begin with where there is no graphics card.
+MOST = 1500
 #: Without a declaration, a parameter above zero gets a log axis when its largest value is so many times its smallest.
 _WIDE = 1000.0
 
@@ -37,10 +36,6 @@ def plain_text(text: object, most: int = 60) -> str:
     words = " ".join(str(text).split())
     cut = words if len(words) <= most else words[: most - 1] + "…"
     return html.escape(cut, quote=False)
-
-
-def scatter_type(points: int) -> str:
-    return "scattergl" if points > MANY else "scatter"
 
 
 def spread(rows: np.ndarray, most: int) -> np.ndarray:

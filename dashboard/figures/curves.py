@@ -16,7 +16,6 @@ from dashboard.figures.common import (
     elapsed_unit,
     plain_text,
     robust_limits,
-    scatter_type,
     short_params,
     spread,
 )
@@ -130,7 +129,7 @@ def _background(
     hover = "Trial %{customdata}<br>%{y:.5g}<extra>" + state.value + "</extra>"
     base: Figure = {"legendgroup": state.value, "name": state.value, "hovertemplate": hover}
     lines = base | {
-        "type": scatter_type(len(x)),
+        "type": "scatter",
         "mode": "lines",
         "x": x,
         "y": y,

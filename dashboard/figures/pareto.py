@@ -7,7 +7,7 @@ import numpy as np
 from automl.board import Board
 from automl.display import format_value
 from dashboard.figures import style
-from dashboard.figures.common import MOST, Figure, plain_text, scatter_type, short_params, spread
+from dashboard.figures.common import MOST, Figure, plain_text, short_params, spread
 from dashboard.theme import Palette
 
 
@@ -57,7 +57,7 @@ def _points(board: Board, pair: tuple[int, int], rows: np.ndarray, name: str, ma
     if "thin" in str(marker.get("symbol")):
         marker = marker | {"line": {"width": 1.5, "color": marker["color"]}}
     return {
-        "type": scatter_type(len(rows)),
+        "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": board.values[rows, pair[0]],

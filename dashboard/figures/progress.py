@@ -21,7 +21,6 @@ from dashboard.figures.common import (
     metric_values,
     plain_text,
     robust_limits,
-    scatter_type,
     spread,
 )
 from dashboard.theme import Palette
@@ -179,7 +178,7 @@ def _points(
         drawn += len(shown)
         traces.append(
             {
-                "type": scatter_type(min(total, MOST)),
+                "type": "scatter",
                 "mode": "markers",
                 "name": name,
                 "x": x[shown],

@@ -9,7 +9,7 @@ import numpy as np
 from automl.board import Board
 from automl.display import format_value
 from dashboard.figures import style
-from dashboard.figures.common import MOST, Figure, plain_text, robust_limits, scatter_type, spread
+from dashboard.figures.common import MOST, Figure, plain_text, robust_limits, spread
 from dashboard.theme import Palette
 
 #: Of a normal distribution, within one and two standard deviations.
@@ -85,7 +85,7 @@ def _deviations(board: Board, rows: np.ndarray) -> np.ndarray:
 
 def _points(board: Board, rows: np.ndarray, colour: str, name: str, symbol: str, total: int) -> Figure:
     trace: Figure = {
-        "type": scatter_type(total),
+        "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": board.mean[rows],

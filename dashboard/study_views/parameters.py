@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import streamlit as st
@@ -30,22 +30,33 @@ _AXES = 8
 
 def show(look: Look) -> None:
     found = look.kept(lambda: axes(look.board), "axes")
-    enough = need(look, 3, "How much each parameter matters, and where its good values are,")
-    if enough:
-        importances = look.kept(lambda: dict(look.engine.importances(look.record, look.board)), "importances")
-        ranked = sorted(found, key=lambda axis: -importances.get(axis.name, 0.0))
-        _importances(look, importances)
-        _slices(look, ranked)
-        picked_trial(look)
-        if len(ranked) > 1:
-            _contour(look, ranked)
-            _parallel(look, ranked)
+    if not need(look, 3, "How much each parameter matters, and where its good values are,"):
+        _space(look, "The space")
+        return
+    importances = look.kept(lambda: dict(look.engine.importances(look.record, look.board)), "importances")
+    ranked = sorted(found, key=lambda axis: -importances.get(axis.name, 0.0))
+    _importances(look, importances)
+    # One at a time: together they keep a browser without a graphics card busy for seconds.
+    parts: dict[str, Callable[[], None]] = {"Slices": lambda: _slices(look, ranked)}
+    if len(ranked) > 1:
+        parts |= {"Two together": lambda: _contour(look, ranked), "Parallel": lambda: _parallel(look, ranked)}
+    parts["Space"] = lambda: _space(look)
+    part = st.segmented_control(
+        "Part", list(parts), default="Slices", required=True, key="parameters-part", label_visibility="collapsed"
+    )
+    parts[part]()
+
+
+def _space(look: Look, title: str = "") -> None:
     tree = look.kept(lambda: structure(look.board), "structure")
-    if tree:
-        _title("The space")
-        if enough:
-            st.caption("Filled: the best fifth of the trials. Behind it: all trials.")
-        st.html(tree)
+    if not tree:
+        st.caption("The parameters of this study become known as its trials ask for them.")
+        return
+    if title:
+        _title(title)
+    else:
+        st.caption("Filled: the best fifth of the trials. Behind it: all trials.")
+    st.html(tree)
 
 
 def _title(text: str) -> None:
@@ -63,7 +74,6 @@ def _importances(look: Look, importances: Mapping[str, float]) -> None:
 
 
 def _slices(look: Look, ranked: list[Axis]) -> None:
-    _title("Slices")
     everything = len(ranked) <= _FIRST or st.session_state.get("parameters-all")
     shown = ranked if everything else ranked[:_FIRST]
     rows = look.kept(lambda: shown_rows(look.board, SLICE_POINTS), "slice-rows")
@@ -78,10 +88,10 @@ def _slices(look: Look, ranked: list[Axis]) -> None:
     st.caption(f"{note}The stronger the colour, the better the trial. A click on a point shows its trial.")
     if not everything:
         st.toggle(f"Show all {len(ranked)} parameters", key="parameters-all")
+    picked_trial(look)
 
 
 def _contour(look: Look, ranked: list[Axis]) -> None:
-    _title("Two parameters together")
     by_name = {axis.name: axis for axis in ranked}
     names = list(by_name)
     with st.container(horizontal=True, key="contour-controls"):
@@ -96,7 +106,6 @@ def _contour(look: Look, ranked: list[Axis]) -> None:
 
 
 def _parallel(look: Look, ranked: list[Axis]) -> None:
-    _title("Parallel coordinates")
     total = len(look.board.ranking)
     names = [axis.name for axis in ranked]
     with st.container(horizontal=True, key="parallel-controls", vertical_alignment="bottom"):

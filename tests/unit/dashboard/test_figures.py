@@ -125,7 +125,7 @@ def test_the_best_value_is_always_in_sight_however_far_it_is() -> None:
     assert high > 5.0
 
 
-def test_of_fifty_thousand_trials_some_three_thousand_are_drawn_and_a_note_says_so() -> None:
+def test_of_fifty_thousand_trials_some_fifteen_hundred_are_drawn_and_a_note_says_so() -> None:
     base = with_states(board(50_000), {49_998: TrialState.RUNNING, 49_999: TrialState.RUNNING})
     drawn = progress(base, LIGHT)
     points = [t for t in drawn.figure["data"] if t.get("mode") == "markers"]
@@ -133,7 +133,6 @@ def test_of_fifty_thousand_trials_some_three_thousand_are_drawn_and_a_note_says_
     assert len(shown) <= MOST + 10
     assert set(best_line(base, np.arange(50_000.0))[0]) <= set(shown.tolist())
     assert {49_998, 49_999} <= set(shown.tolist())
-    assert {t["type"] for t in points} == {"scattergl"}
     assert any("of 50,000 trials are drawn" in note for note in drawn.notes)
 
 
