@@ -104,10 +104,8 @@ def _warm_up_slowly() -> None:
     from dashboard import connection
 
     with contextlib.suppress(AutoMLError):  # whoever looks is told
-        engine = connection.engine()
-        newest = [overview.study.name for overview in engine.overviews()[:1]]
-        for name in newest:
-            connection.board(name)
+        if overviews := connection.engine().overviews():  # newest activity first
+            connection.board(overviews[0].study.name)
         time.sleep(_PATIENT_S)  # whoever looks in this moment comes first
         import automl.beliefs
         import automl.racing  # noqa: F401

@@ -49,7 +49,6 @@ class LocalDispatch:
         self._slots = slots
         self._lease_s = lease_s
         self._worker = Worker(engine, slots, engine.artifacts.root, lease_s, self._on_news)
-        self._worker_name = f"{socket.gethostname()}-{os.getpid()}"  # as the worker names its slots
         self._hosts: dict[int, StudyHost] = {}
         self._specs: dict[int, StudySpec] = {}
         self._restarts: dict[int, int] = {}
@@ -192,7 +191,7 @@ class LocalDispatch:
         with self._assigning:
             if on is self._draining:
                 return
-            log.info("worker %s: %s", self._worker_name, "drains, no more trials are started" if on else "goes on")
+            log.info("worker %s: %s", self._worker.name, "drains, no more trials are started" if on else "goes on")
             self._draining = on
             for study_id, host in list(self._hosts.items()):
                 if on:
@@ -207,7 +206,7 @@ class LocalDispatch:
         while True:
             try:
                 enrolled = enrolled or self._enroll(meter)
-                draining = self._engine.beat(self._worker_name, meter.read())
+                draining = self._engine.beat(self._worker.name, meter.read())
                 enrolled = draining is not None
                 self._drain(bool(draining))
             except Exception as error:
@@ -215,12 +214,12 @@ class LocalDispatch:
             if self._ended.wait(min(BEAT_S, self._lease_s)):
                 break
         meter.close()
-        _quietly(lambda: self._engine.leave(self._worker_name))
+        _quietly(lambda: self._engine.leave(self._worker.name))
 
     def _enroll(self, meter: Meter) -> bool:
         self._engine.enroll(
             WorkerRecord(
-                name=self._worker_name,
+                name=self._worker.name,
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 slots=tuple(slot.gpus for slot in self._slots),

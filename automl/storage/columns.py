@@ -23,8 +23,9 @@ import sqlalchemy as sa
 from automl.board import FAILURES, STATES, Board, Column
 from automl.core import CONSTRAINT, Attr, StudyRecord, TrialState
 from automl.errors import NotFound
+from automl.storage.changes import STUDY, changes
 from automl.storage.database import Database, dumps, loads
-from automl.storage.tables import distribution, event, report, study, trial
+from automl.storage.tables import distribution, report, study, trial
 
 #: Trials that a statement of the first look reads: all rows at once would be in memory twice.
 PIECE = 5000
@@ -34,8 +35,6 @@ _FAILURE: Mapping[str | None, int] = {None: -1} | {kind.value: at for at, kind i
 
 #: States in which the newest report says more than the result does.
 _REPORTING = (TrialState.RUNNING.value, TrialState.PAUSED.value, TrialState.PRUNED.value)
-
-_STUDY = sa.bindparam("study_id", type_=sa.BigInteger)
 
 #: Columns of a board that hold numbers: what they are made of, and the type.
 _FLOATS = ("created", "started", "finished", "last_value", "mean", "sd")
@@ -94,30 +93,7 @@ class Look:
             is_newest = sa.and_(report.c.trial_id == trial.c.id, reporting, report.c.step == last)
             rows = rows.outerjoin(report, is_newest)
         columns = [column.label(name) for name, column in self.columns.items()]
-        return sa.select(cursor.label("cursor"), *columns).select_from(rows).where(study.c.id == _STUDY)
-
-
-def changes(dialect: str) -> tuple[sa.ColumnElement[int], sa.ColumnElement[bool]]:
-    """The cursor of now, and which trials may have changed since `:cursor`. For statements with `:study_id`."""
-    since = sa.bindparam("cursor", type_=sa.BigInteger)
-    new = sa.select(event.c.trial_id).where(event.c.study_id == _STUDY)
-    other = trial.alias("other")
-    # A literal, not a parameter: SQLite matches a partial index with the text of the statement.
-    is_running = other.c.state == sa.literal_column("'running'")
-    running = sa.select(other.c.id).where(other.c.study_id == _STUDY, is_running)
-    if dialect != "postgresql":
-        newest = sa.select(sa.func.coalesce(sa.func.max(event.c.seq), 0)).scalar_subquery()
-        return newest, trial.c.id.in_(new.where(event.c.position == 0, event.c.seq > since).union_all(running))
-    # Visible rows with a higher number came with a dump of another server: the first look has read them.
-    end = transaction(sa.func.pg_snapshot_xmax(sa.func.pg_current_snapshot()))
-    changed = new.where(event.c.position >= since, event.c.position < end).union_all(running)
-    # An array, not IN: the planner, which does not know how few they are, might read the whole table.
-    is_changed = trial.c.id == sa.any_(sa.func.array(changed.scalar_subquery()))
-    return transaction(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot())), is_changed
-
-
-def transaction(id: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-    return sa.cast(sa.cast(id, sa.Text), sa.BigInteger)
+        return sa.select(cursor.label("cursor"), *columns).select_from(rows).where(study.c.id == STUDY)
 
 
 def _columns(dialect: str, *, slim: bool, several: bool) -> dict[str, sa.ColumnElement[Any]]:

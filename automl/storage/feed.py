@@ -18,10 +18,11 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState as OptunaState
 
 from automl.core import TrialState
+from automl.storage.changes import STUDY, changes
 from automl.storage.database import Database, loads
 from automl.storage.distributions import Distributions
 from automl.storage.lazy_trial import LazyTrial, TrialRow
-from automl.storage.tables import event, report, study, trial
+from automl.storage.tables import report, study, trial
 
 #: Trials that a statement of the first look reads.
 PIECE = 1000
@@ -53,45 +54,27 @@ TRIAL_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
 _STATES = {state.value: state.value for state in TrialState}
 _DISTRIBUTIONS = TrialRow._fields.index("distributions")
 
-_STUDY = sa.bindparam("study_id", type_=sa.BigInteger)
 _UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
 
 
 def _look_at(cursor: sa.ColumnElement[Any], which: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """One row at least, if there is the study: the new cursor, and the columns of a trial or NULLs."""
-    trials = study.outerjoin(trial, sa.and_(trial.c.study_id == study.c.id, which))
-    return sa.select(cursor.label("cursor"), *TRIAL_COLUMNS).select_from(trials).where(study.c.id == _STUDY)
+    trials = study.outerjoin(trial, which)
+    return sa.select(cursor.label("cursor"), *TRIAL_COLUMNS).select_from(trials).where(study.c.id == STUDY)
 
 
 class _Looks:
     """The statements of one dialect."""
 
     def __init__(self, dialect: str):
-        since = sa.bindparam("cursor", type_=sa.BigInteger)
-        new = sa.select(event.c.trial_id).where(event.c.study_id == _STUDY)
-        other = trial.alias("other")
-        # A literal, not a parameter: SQLite matches a partial index with the text of the statement.
-        is_running = other.c.state == sa.literal_column("'running'")
-        running = sa.select(other.c.id).where(other.c.study_id == _STUDY, is_running)
-        if dialect == "postgresql":
-            cursor = _transaction(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()))
-            # Visible rows with a higher number came with a dump of another server: the first look has read them.
-            end = _transaction(sa.func.pg_snapshot_xmax(sa.func.pg_current_snapshot()))
-            changed = new.where(event.c.position >= since, event.c.position < end).union_all(running)
-            # An array, not IN: the planner, which does not know how few they are, might read the whole table.
-            is_changed = trial.c.id == sa.any_(sa.func.array(changed.scalar_subquery()))
-        else:
-            cursor = sa.select(sa.func.coalesce(sa.func.max(event.c.seq), 0)).scalar_subquery()
-            changed = new.where(event.c.position == 0, event.c.seq > since).union_all(running)
-            is_changed = trial.c.id.in_(changed)
+        cursor, is_changed = changes(dialect)
+        of_study = trial.c.study_id == study.c.id
         low = sa.bindparam("low", type_=sa.Integer)
-        self.everything = _look_at(cursor, sa.and_(trial.c.number >= low, trial.c.number < low + PIECE))
-        self.unfinished = _look_at(cursor, trial.c.state.in_(_UNFINISHED))
+        piece = sa.and_(of_study, trial.c.number >= low, trial.c.number < low + PIECE)
+        self.everything = _look_at(cursor, piece)
+        self.unfinished = _look_at(cursor, sa.and_(of_study, trial.c.state.in_(_UNFINISHED)))
+        # The study is not named again: SQLite would go through all of its trials.
         self.changed = _look_at(cursor, is_changed)
-
-
-def _transaction(id: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-    return sa.cast(sa.cast(id, sa.Text), sa.BigInteger)
 
 
 class RowReader:

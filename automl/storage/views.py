@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from automl.board import Board, Curve, Overview, Segment
 from automl.core import StudyRecord, StudyState, TrialState
 from automl.errors import NotFound
-from automl.storage.columns import Boards, floats, objects, transaction
+from automl.storage.changes import transaction
+from automl.storage.columns import Boards, floats, objects
 from automl.storage.database import Database
 from automl.storage.tables import event, report, study, trial
 

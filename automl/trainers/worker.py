@@ -82,7 +82,7 @@ class Worker:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._supervisor = Supervisor(coordinator, artifacts, self._stopping, oom_kills)
-        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self.name = f"{socket.gethostname()}-{os.getpid()}"  #: its slots are this, "-" and their number
         self._keeper = threading.Thread(target=self._guarded, args=(self._keep_leases,), name="lease", daemon=True)
         self._servers = [
             threading.Thread(target=self._guarded, args=(self._serve, slot), name=f"slot-{slot.index}", daemon=True)
@@ -162,7 +162,7 @@ class Worker:
         fitting = [a.study_id for a in able if a.spec.resources.gpus <= len(slot.gpus)]
         if not fitting:
             return False
-        token, name = uuid.uuid4().hex, f"{self._name}-{slot.index}"
+        token, name = uuid.uuid4().hex, f"{self.name}-{slot.index}"
         # Known before it is asked for: a claim whose answer is lost is renewed, and found again by the next call.
         with self._lock:
             self._held[token] = None

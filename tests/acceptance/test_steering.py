@@ -49,8 +49,7 @@ def test_a_running_search_pauses_waits_and_goes_on(searching: tuple[Desk, subpro
     assert "goes on" in desk.works("resume", "patient")
     done = ended(process)
     assert done.status == 0, done.err
-    lines = done.out.splitlines()
-    assert lines.index("paused (`automl resume patient` goes on)") < lines.index("searching")
+    assert "paused (`automl resume patient` goes on)" in done.out.splitlines()
     assert desk.trained == [0, 1, 2, 3, 4]
     assert desk.json("show", "patient")["trials"]["complete"] == 5
 
