@@ -11,7 +11,7 @@ import typer
 
 # Importing a module registers its commands, in the order in which --help lists them.
 # isort: off
-from automl.commands import searching, steering, looking, models  # noqa: F401
+from automl.commands import searching, steering, looking, models, tokens, serving, schedules, batches, channels  # noqa: F401
 
 # isort: on
 from automl.commands.shared import app
@@ -41,10 +41,15 @@ def main() -> NoReturn:
 
 
 def _command_word() -> str:
-    """The command that was typed, with a space; "" when it is none of ours."""
-    typed = sys.argv[1] if len(sys.argv) > 1 else ""
-    names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
-    return f"{typed} " if typed in names else ""
+    """The command that was typed, as `run ` or `token create `; "" when it is none of ours."""
+    found, of = "", app
+    for typed in sys.argv[1:3]:
+        group = next((group.typer_instance for group in of.registered_groups if group.name == typed), None)
+        names = [command.name or getattr(command.callback, "__name__", "") for command in of.registered_commands]
+        if group is None:
+            return f"{found}{typed} " if typed in names else found
+        found, of = f"{found}{typed} ", group
+    return found
 
 
 def _exit(status: int, message: str) -> NoReturn:

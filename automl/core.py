@@ -83,6 +83,7 @@ class Attr(StrEnum):
     ATTEMPTS = "automl:attempts"  # of a trial that took several: what passed since its start was not all work
     SOURCES = "automl:sources"  # of a study: the past studies that it learns from
     CANDIDATE = "automl:candidate"  # of a confirmation's trial: the number of the trial that it runs again
+    INCUMBENT = "automl:incumbent"  # of a scheduled study: which trial runs the champion again, and whence it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,7 @@ class StudyRecord:
     archived: bool = False
     tags: tuple[str, ...] = ()
     origin_id: int | None = None  #: the study that this one confirms
+    package_sha256: str | None = None  #: the code that came with it, see `team.Package`
 
     @property
     def metric_names(self) -> tuple[str, ...]:

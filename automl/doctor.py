@@ -126,11 +126,11 @@ def _storage(engine: Engine) -> Iterator[Finding]:
     clock = engine.clock()
     answer_ms = (time.monotonic() - began) * 1000
     studies = len(engine.studies())
-    yield Finding("ok", "storage", f"{engine.database}: {studies} studies, answers in {answer_ms:.1f} ms")
+    yield Finding("ok", "storage", f"{engine}: {studies} studies, answers in {answer_ms:.1f} ms")
     difference_s = clock - time.time()
     if abs(difference_s) > CLOCK_DIFFERENCE_S:
         yield Finding("note", "clock", f"this machine differs from the database by {difference_s:+.0f} s; set it right")
-    if engine.database.dialect == "sqlite":
+    if isinstance(engine, Engine) and engine.database.dialect == "sqlite":  # no service
         path = Path(engine.database.url.database or "").absolute()
         kind = _file_system(path)
         if kind in NETWORK_FILE_SYSTEMS:

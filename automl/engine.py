@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from automl.core import (
     Artifact,
@@ -33,7 +33,7 @@ from automl.core import (
     WorkerRecord,
 )
 from automl.declaration import Confirm, Space, StudySpec
-from automl.errors import InvalidInput, InvalidTarget, NotFound
+from automl.errors import InvalidInput, NotFound
 from automl.storage.artifacts import ArtifactStore
 from automl.storage.database import Database
 from automl.storage.distributions import Distributions
@@ -43,8 +43,10 @@ from automl.storage.schema import ensure_schema
 from automl.storage.sources import Sources
 from automl.storage.steering import Steering
 from automl.storage.studies import Studies
+from automl.storage.trash import Trash
 from automl.storage.trials import Trials
 from automl.storage.workers import Workers
+from automl.team import DEFAULT_PROJECT, UNDO_S, check_project
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -57,7 +59,14 @@ if TYPE_CHECKING:
     from automl.search.transfer import Source
     from automl.search.what_if import Surface
     from automl.storage import OptunaStorage
+    from automl.storage.answers import Answers
+    from automl.storage.batches import Batches
+    from automl.storage.channels import Channels
     from automl.storage.columns import Boards
+    from automl.storage.duties import Duties
+    from automl.storage.packages import Packages
+    from automl.storage.schedules import Schedules
+    from automl.storage.tokens import Tokens
     from automl.storage.views import Overviews, Views
     from automl.suggester import Suggester
 
@@ -68,36 +77,72 @@ DEFAULT_ARTIFACTS = ".automl/artifacts"
 HOPELESS_AFTER = 3
 
 
-def connect(target: str | None = None, artifacts: str | Path | None = None) -> Engine:
-    """Open the system behind a database URL (None: `$AUTOML_STORAGE`, else the embedded default).
+def connect(
+    target: str | None = None, artifacts: str | Path | None = None, *, project: str = DEFAULT_PROJECT
+) -> Engine:
+    """Open the system behind a URL (None: `$AUTOML_STORAGE`, else the embedded default).
+
+    It is a database's, or that of a service, `https://...`: the same verbs then, with the token in `$AUTOML_TOKEN`,
+    which says the project, too.
 
     `artifacts` is the folder for models, checkpoints and logs (None: `$AUTOML_ARTIFACTS`, else `.automl/artifacts`).
-    Raises `InvalidTarget`, `DatabaseUnavailable`, `SchemaMismatch`.
+    `project`: whose studies, models and workers the engine sees, and no others.
+
+    Raises `InvalidTarget`, `InvalidInput` for a project, `DatabaseUnavailable`, `SchemaMismatch`, `Unauthorized`.
     """
+    check_project(project)
     url = target or os.environ.get("AUTOML_STORAGE") or DEFAULT_STORAGE
+    folder = Path(artifacts or os.environ.get("AUTOML_ARTIFACTS") or DEFAULT_ARTIFACTS)
     if url.startswith(("http://", "https://")):
-        raise InvalidTarget("storage: this version talks to databases only; give their URL", field="storage")
-    return Engine(url, Path(artifacts or os.environ.get("AUTOML_ARTIFACTS") or DEFAULT_ARTIFACTS))
+        from automl.client import Client
+
+        if project != DEFAULT_PROJECT:
+            raise InvalidInput("project: a service takes it from the token; leave it out", field="project")
+        client = Client(url, os.environ.get("AUTOML_TOKEN") or None, folder)
+        client.check()
+        return cast("Engine", client)  # its twin
+    engine = Engine(url, folder)
+    return engine if project == engine.project else engine.of_project(project)
 
 
 class Engine:
     """All verbs over one database. Thread-safe."""
 
     def __init__(self, url: str, artifacts: Path):
-        self.database = Database(url)
-        ensure_schema(self.database)
-        self.artifacts = ArtifactStore(artifacts.absolute())
+        database = Database(url)
+        ensure_schema(database)
+        self._open(database, ArtifactStore(artifacts.absolute()), DEFAULT_PROJECT)
+
+    def of_project(self, name: str) -> Engine:
+        """The verbs over another project of the same database; closing either closes both.
+
+        The files of each project but the default one are in a folder of its own, `projects/<name>` beside the others.
+        """
+        root = self.artifacts.root if self.project == DEFAULT_PROJECT else self.artifacts.root.parents[1]
+        mine = root if check_project(name) == DEFAULT_PROJECT else root / "projects" / name
+        other = object.__new__(Engine)
+        other._open(self.database, ArtifactStore(mine), name)
+        return other
+
+    def _open(self, database: Database, artifacts: ArtifactStore, project: str) -> None:
+        self.database = database
+        self.artifacts = artifacts
+        self.project = project
         distributions = Distributions(self.database)
-        self._studies = Studies(self.database, distributions)
+        self._studies = Studies(self.database, distributions, project)
         self._trials = Trials(self.database)
-        self._sources = Sources(self.database)
-        self._steering = Steering(self.database)
-        self._registry = Registry(self.database)
-        self._workers = Workers(self.database)
-        self._leases = Leases(self.database, distributions)
+        self._sources = Sources(self.database, project)
+        self._steering = Steering(self.database, project)
+        self._trash = Trash(self.database, project)
+        self._registry = Registry(self.database, project)
+        self._workers = Workers(self.database, project)
+        self._leases = Leases(self.database, distributions, project)
         self._last_seen: dict[int, Board] = {}
         self._histories: dict[int, History] = {}
         self._pruners: dict[int, Any] = {}
+
+    def __str__(self) -> str:
+        return str(self.database)
 
     def close(self) -> None:
         self.database.close()
@@ -110,16 +155,26 @@ class Engine:
         *,
         entrypoint: str | None = None,
         code_sha256: str | None = None,
+        package_sha256: str | None = None,
         queued: bool = False,
         extend: bool = False,
     ) -> StudyRecord:
         """Make the study, or open the one of that name again; `queued` offers it to every worker.
 
+        `package_sha256`: its code, which `packages` has, for workers that accept code.
+
         Raises `StudyConflict` when the name is taken by another definition (`extend` accepts a wider one), and
         `InvalidStudy` when it is to learn from a study that is not here.
         """
         self._sources.check(spec)
-        return self._studies.declare(spec, entrypoint=entrypoint, code_sha256=code_sha256, queued=queued, extend=extend)
+        return self._studies.declare(
+            spec,
+            entrypoint=entrypoint,
+            code_sha256=code_sha256,
+            package_sha256=package_sha256,
+            queued=queued,
+            extend=extend,
+        )
 
     def study(self, name: str) -> StudyRecord:
         """Raises `NotFound`."""
@@ -184,22 +239,52 @@ class Engine:
         return self.study_by_id(record.id)
 
     def delete(self, name: str) -> None:
-        """Remove a study with its trials, history and confirmations; its files and promoted models stay."""
-        record = self.study(name)
-        for other in self.studies():
-            if other.origin_id == record.id:
-                self._studies.delete(other.id)
-        self._studies.delete(record.id)
+        """Take away a study with its trials, history and confirmations; what runs of them is cancelled.
+
+        Nothing finds it from here on, and its name is free. `undelete` brings it back; the next `delete` or `purge`
+        after `UNDO_S` seconds removes it for good. Files and promoted models stay.
+        """
+        self._trash.delete(self.study(name).id)
+        self.purge(UNDO_S)
+
+    def undelete(self, name: str) -> StudyRecord:
+        """Bring back the study that was deleted last under this name, with its confirmations.
+
+        Raises `NotFound`, and `InvalidInput` when another study has the name by now.
+        """
+        return self.study_by_id(self._trash.restore(name))
+
+    def purge(self, older_than_s: float = UNDO_S) -> int:
+        """Remove for good the studies that were deleted longer ago; how many."""
+        return self._trash.purge(older_than_s)
 
     # -- trials -------------------------------------------------------------------------------------------------
 
-    def trials(self, record: StudyRecord, states: Sequence[TrialState] | None = None) -> list[TrialRecord]:
-        """By number."""
-        return self._trials.of(record.id, states=states)
+    def trials(
+        self,
+        record: StudyRecord,
+        states: Sequence[TrialState] | None = None,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> list[TrialRecord]:
+        """By number; those above number `after`, at most `limit` of them."""
+        return self._trials.of(record.id, states=states, after=after, limit=limit)
 
     def trial(self, record: StudyRecord, number: int) -> TrialRecord:
         """With its artifacts. Raises `NotFound`."""
         return self._trials.get(record, number)
+
+    def trial_by_id(self, trial_id: int) -> TrialRecord:
+        """With its artifacts. Raises `NotFound`."""
+        gone = NotFound(f"trial {trial_id} is gone", field="trial")
+        place = self._trials.place(trial_id)
+        if place is None:
+            raise gone
+        try:
+            return self.trial(self.study_by_id(place.study_id), place.number)
+        except NotFound:  # another project's: not even that it is there is said
+            raise gone from None
 
     def best_trials(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
         """The best complete trials by the first metric, best first; those that violate constraints come last."""
@@ -328,6 +413,7 @@ class Engine:
     def _candidate(self, record: StudyRecord, number: int | None) -> Candidate:
         from automl.promotion import Candidate
 
+        self.study_by_id(record.id)  # raises for one that was deleted since
         estimates = self.estimates(record)
         trial = self._promoter.choose(record, number, estimates)
         return Candidate(record, trial, estimates.get(trial.number), self.environment(trial))
@@ -356,7 +442,7 @@ class Engine:
         return self._overviews.of([record for record in records if archived or not record.archived])
 
     def change(self) -> int:
-        """A number that grows whenever a study or a trial moved, in about a millisecond."""
+        """A number that grows whenever a study or a trial moved, in microseconds for each study."""
         return self._views.change()
 
     def log_tail(self, record: StudyRecord, number: int, attempt: int, limit_bytes: int = 200_000) -> str | None:
@@ -377,13 +463,13 @@ class Engine:
     def _views(self) -> Views:
         from automl.storage.views import Views
 
-        return Views(self.database)
+        return Views(self.database, self.project)
 
     @cached_property
     def _overviews(self) -> Overviews:
         from automl.storage.views import Overviews
 
-        return Overviews(self.database)
+        return Overviews(self.database, self.project)
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -414,6 +500,57 @@ class Engine:
         """A worker has ended."""
         self._workers.leave(name)
 
+    # -- the service --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Who may call for this project."""
+        from automl.storage.tokens import Tokens
+
+        return Tokens(self.database, self.project)
+
+    @cached_property
+    def duties(self) -> Duties:
+        """Which process does what has to happen without anybody asking, for all projects."""
+        from automl.storage.duties import Duties
+
+        return Duties(self.database)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What was answered to requests with an idempotency key."""
+        from automl.storage.answers import Answers
+
+        return Answers(self.database, self.project)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What is searched again and again, without anybody asking."""
+        from automl.storage.schedules import Schedules
+
+        return Schedules(self.database, self.project, self._studies, self._trials)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Studies that run one after the other, on one budget."""
+        from automl.batch_report import report
+        from automl.storage.batches import Batches
+
+        return Batches(
+            self.database,
+            self.project,
+            self._studies,
+            check=self._sources.check,
+            render=lambda batch, spent: report(self, batch, spent),
+        )
+
+    @cached_property
+    def channels(self) -> Channels:
+        """Who is told of what."""
+        from automl.storage.channels import Channels
+
+        return Channels(self.database, self.project)
+
     # -- the search ---------------------------------------------------------------------------------------------
 
     @cached_property
@@ -421,7 +558,7 @@ class Engine:
         """The same database as Optuna sees it."""
         from automl.storage import OptunaStorage
 
-        return OptunaStorage.over(self.database)
+        return OptunaStorage.over(self.database, self.project)
 
     def suggester(self, record: StudyRecord, sampler: BaseSampler | None = None) -> Suggester:
         """What keeps this study supplied with suggestions; `sampler`: an Optuna object instead of the declared one."""
@@ -532,6 +669,17 @@ class Engine:
 
         return Beliefs(Readers(self._trials, Distributions(self.database), self.curves, self.sources))
 
+    @cached_property
+    def packages(self) -> Packages:
+        """The code that was submitted with studies."""
+        from automl.storage.packages import Packages
+
+        return Packages(self.database, self.project)
+
+    def want(self, record: StudyRecord, slots: int, for_s: float) -> int:
+        """Have whoever makes suggestions for others make them for this study; how many trials wait to be claimed."""
+        return self._studies.want(record.id, slots, for_s)
+
     # -- core.Coordinator ---------------------------------------------------------------------------------------
 
     def claim(self, study_ids: Sequence[int], worker: str, token: str, lease_s: float) -> Lease | None:
@@ -560,6 +708,10 @@ class Engine:
 
     def release(self, token: str) -> None:
         self._leases.release(token)
+
+    def lease(self, token: str) -> Lease:
+        """A lease that is held, with the trial's last checkpoint. Raises `LeaseLost`."""
+        return self._leases.lease(token)
 
     def should_prune(self, token: str) -> bool:
         from automl.search import History, should_prune

@@ -5,6 +5,8 @@
     AutoMLError
     ├── InvalidInput            the caller's mistake; the message names the field and the cure
     │   ├── InvalidStudy        a study declaration that cannot work
+    │   ├── TooLarge            more than is taken
+    │   ├── UnsafeFormat        a file of a kind that is not kept, because opening it may run code
     │   ├── InvalidTarget       a storage or service address that cannot be used
     │   └── NotFound            no study or trial of that name or number
     ├── StudyConflict           the name is taken by a study with another definition
@@ -14,8 +16,13 @@
     ├── LeaseLost               a write came with a lease that is no longer the current one
     ├── ArtifactCorrupt         a file does not match its recorded sha256
     ├── ModelUnusable           a saved model cannot be rebuilt or exported
+    ├── Refused                 the service does not serve this caller
+    │   ├── Unauthorized        no token, or one that is not good (any more)
+    │   ├── Forbidden           a good token without the scope that this takes
+    │   └── TooMany             more requests than are served; `retry_after_s` says when to come again
     └── StorageError
         ├── DatabaseUnavailable no answer; worth another try
+        │   └── StorageFull     no room left; worth another try when somebody has made some
         └── SchemaMismatch      the database belongs to a newer automl
 
 Catch `AutoMLError` for all of them. Facts that a program needs are attributes, not only text.
@@ -40,6 +47,14 @@ class InvalidInput(AutoMLError, ValueError):
 
 class InvalidStudy(InvalidInput):
     """A study declaration that cannot work."""
+
+
+class TooLarge(InvalidInput):
+    """More than is taken. The message says how much that is."""
+
+
+class UnsafeFormat(InvalidInput):
+    """A file of a kind that is not kept: opening it may run code that is in it."""
 
 
 class InvalidTarget(InvalidInput):
@@ -94,12 +109,36 @@ class ModelUnusable(AutoMLError):
     """A saved model cannot be rebuilt or exported, or is not what it was; the message says why."""
 
 
+class Refused(AutoMLError):
+    """The service does not serve this caller."""
+
+
+class Unauthorized(Refused):
+    """No token, or one that is unknown, expired or revoked."""
+
+
+class Forbidden(Refused):
+    """The token is good, but has not the scope that this takes."""
+
+
+class TooMany(Refused):
+    """More requests than are served."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class StorageError(AutoMLError):
     """The database could not do what was asked."""
 
 
 class DatabaseUnavailable(StorageError):
     """The database did not answer. Nothing is known to be wrong with the request: try again."""
+
+
+class StorageFull(DatabaseUnavailable):
+    """There is no room left where files are kept. Nothing was stored."""
 
 
 class SchemaMismatch(StorageError):

@@ -1,10 +1,9 @@
-"""Starts the dashboard's server: finds its script, sets Streamlit, and has everything loaded before the first visit."""
+"""Starts servers: the dashboard alone, or a team's service; all that the first visit needs is loaded before it."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import ipaddress
 import os
 import socket
 import sys
@@ -12,8 +11,13 @@ import threading
 import time
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from automl.errors import AutoMLError, InvalidInput
+from automl.service.config import Config, Listen, asks_for_tokens, check_exposure, is_loopback
+
+if TYPE_CHECKING:
+    from automl.engine import Engine
 
 #: What nobody needs for the first page is loaded so long after the server is there.
 _PATIENT_S = 10.0
@@ -33,16 +37,6 @@ def dashboard_folder() -> Path:
     raise InvalidInput("dashboard: this installation has none; install automl again", field="dashboard")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_port(host: str, port: int) -> None:
     """Raises `InvalidInput` when no server can listen there."""
     try:
@@ -60,16 +54,13 @@ def check_port(host: str, port: int) -> None:
 def serve(storage: str | None, host: str, port: int, *, open_browser: bool) -> None:
     """Serve the dashboard until Ctrl-C or SIGTERM. `storage` as in `connect`; raises `InvalidInput`."""
     check_port(host, port)
-    folder = dashboard_folder()
-    if storage is not None:
-        os.environ["AUTOML_STORAGE"] = storage
-    sys.path.insert(0, str(folder))
+    folder = _find_dashboard(storage)
     _warm_up()
     address = f"http://{'localhost' if host in ('0.0.0.0', '::') else f'[{host}]' if ':' in host else host}:{port}"
     print(f"dashboard on {address}; Ctrl-C ends it", flush=True)
     if not is_loopback(host):
         print(
-            f"automl: anybody who reaches {host}:{port} can see and stop everything: there is no login yet",
+            f"automl: anybody who reaches {host}:{port} can see and stop everything; `automl serve` asks who comes",
             file=sys.stderr,
             flush=True,
         )
@@ -83,8 +74,66 @@ def serve(storage: str | None, host: str, port: int, *, open_browser: bool) -> N
     main(["run", str(folder / "dashboard" / "app.py"), *flags(host, port)], standalone_mode=False)
 
 
-def _warm_up() -> None:
-    """Load what the first page needs before there is a visitor, and behind its back what the second one does."""
+def serve_team(
+    engine: Engine, storage: str | None, listen: Listen, config: Config, *, dashboard: bool, duties: bool
+) -> None:
+    """Serve the API, the dashboard and the duties until Ctrl-C or SIGTERM, which is raised as KeyboardInterrupt.
+
+    `storage` is what `engine` was opened with. Raises `InvalidInput`, before anything has begun.
+    """
+    from automl.service.processes import Keeper
+    from automl.service.web import serve as answer
+    from automl.storage.tokens import is_any_good
+
+    check_exposure(listen, config, is_any_good(engine.database))
+    check_port(listen.host, listen.port)
+    asks = asks_for_tokens(listen, config)
+    script = _set_up(storage, listen) if dashboard else None
+    with Keeper(storage, None, config) if duties else contextlib.nullcontext():
+        if script is not None:
+            _warm_up(boards=not asks)
+        print(f"automl on {listen.url}: {_offer(listen, config, dashboard, duties)}; Ctrl-C ends it", flush=True)
+        answer(engine, listen, config, script)
+
+
+def _offer(listen: Listen, config: Config, dashboard: bool, duties: bool) -> str:
+    """What is served, and what is asked of those who come."""
+    parts = [*(["dashboard"] if dashboard else []), "API at /api/v1", *([] if duties else ["no duties"])]
+    if not asks_for_tokens(listen, config):
+        asked = "nobody is asked for a token, because only this machine gets here"
+    elif config.oidc is None:
+        asked = "with a token, which `automl token create` makes"
+    else:
+        asked = "the API with a token, the dashboard after a login"
+    return f"{', '.join(parts)}; {asked}"
+
+
+def _set_up(storage: str | None, listen: Listen) -> Path:
+    """Set Streamlit, and only this way: no file that lies about is read. The dashboard's script."""
+    script = _find_dashboard(storage) / "dashboard" / "app.py"
+    from streamlit.web import bootstrap
+
+    from dashboard.settings import options
+
+    # First of all that has to do with Streamlit: what changes its settings later on is told to restart it.
+    bootstrap.load_config_options({**options(listen.host, listen.port), "secrets.files": []})
+    return script
+
+
+def _find_dashboard(storage: str | None) -> Path:
+    """The folder above `dashboard/`, which can be imported from here on, and will open `storage`."""
+    folder = dashboard_folder()
+    if storage is not None:
+        os.environ["AUTOML_STORAGE"] = storage
+    sys.path.insert(0, str(folder))
+    return folder
+
+
+def _warm_up(*, boards: bool = True) -> None:
+    """Load what the first page needs before there is a visitor, and behind its back what the second one does.
+
+    Without `boards` no study is read: whose it would be is not known before somebody has logged in.
+    """
     import narwhals  # noqa: F401  (what Streamlit imports when it is handed a plot, a picture, a table)
     import PIL.Image  # noqa: F401
     import plotly.graph_objects
@@ -95,7 +144,7 @@ def _warm_up() -> None:
 
     plotly.io.to_json(plotly.graph_objects.Figure(), validate=False)
     _settle()
-    if connection.answers():
+    if boards and connection.answers():
         threading.Thread(target=_warm_up_slowly, name="warm-up", daemon=True).start()
 
 

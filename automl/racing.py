@@ -47,6 +47,7 @@ class Races:
             spec,
             entrypoint=origin.entrypoint,
             code_sha256=origin.code_sha256,
+            package_sha256=origin.package_sha256,
             queued=origin.queued,
             extend=False,
             origin_id=origin.id,

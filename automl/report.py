@@ -10,10 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from automl.core import Estimate, Failure, Gate, Model, Promotion, StudyRecord, TrialRecord, TrialState
+from automl.cron import Cron
 from automl.declaration import StudySpec, in_declared_order
 from automl.display import format_duration, format_forecast, format_params, format_size, format_value, format_violated
 from automl.display.progress import clean
 from automl.engine import Engine
+from automl.team import Firing, FiringState, Schedule, Token
 
 _ROWS = 10
 
@@ -302,6 +304,67 @@ def model_table(models: Sequence[Model]) -> None:
         aliases = ", ".join(f"{alias} -> {version}" for alias, version in model.aliases.items())
         rows.append((clean(model.name), str(model.versions), aliases))
     _print_columns(rows)
+
+
+def token_table(tokens: Sequence[Token]) -> None:
+    """A line for each token."""
+    if not tokens:
+        print("no tokens yet; `automl token create NAME --scopes read` makes one")
+        return
+    rows: list[tuple[str, ...]] = [("ID", "NAME", "SCOPES", "BY", "CREATED", "EXPIRES", "USED", "REVOKED")]
+    for token in tokens:
+        times = (token.created_at, token.expires_at, token.used_at, token.revoked_at)
+        shown = ["-" if at is None else f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M}" for at in times]
+        rows.append((token.id, clean(token.name), ",".join(token.scopes), clean(token.created_by), *shown))
+    _print_columns(rows)
+
+
+def schedule_table(schedules: Sequence[Schedule], last: Mapping[int, Firing], moment: float) -> None:
+    """A line for each schedule, with when it comes next and what came of the last time."""
+    if not schedules:
+        print("no schedules yet; `automl schedule add FILE --cron '0 2 * * *'` makes one")
+        return
+    rows = [("SCHEDULE", "CRON", "NEXT", "LAST", "WHAT CAME OF IT")]
+    for item in schedules:
+        cron = Cron(item.cron, item.timezone)
+        coming = next(cron.ticks(max(moment, item.seen_until)), None)
+        shown = "paused" if item.paused else "never" if coming is None else f"{cron.local(coming):%Y-%m-%d %H:%M %Z}"
+        fired = last.get(item.id)
+        before = "-" if fired is None else f"{cron.local(fired.tick):%Y-%m-%d %H:%M}"
+        came = "-" if fired is None else clean(firing_text(fired))
+        rows.append((clean(item.name), f"{item.cron} {item.timezone}", shown, before, came))
+    _print_columns(rows)
+
+
+def print_schedule(schedule: Schedule, firings: Sequence[Firing]) -> None:
+    """What a schedule does, and what was done about its last times."""
+    cron = Cron(schedule.cron, schedule.timezone)
+    print(f"schedule {clean(schedule.name)}{' (paused)' if schedule.paused else ''}: {cron.explain()}, {cron.timezone}")
+    what = f"it is promoted as {schedule.promote}" if schedule.promote else "it is proposed"
+    print(f"missed times: {schedule.catch_up}; while a search runs: {schedule.overlap}; what is better: {what}")
+    for fired in firings:
+        print(f"  {cron.local(fired.tick):%Y-%m-%d %H:%M}  {clean(fired.study or '-')}: {clean(firing_text(fired))}")
+        found = fired.verdict or {}
+        if found.get("better") and found.get("promoted") is None:
+            model = f" --model {shlex.quote(schedule.name)}"
+            print(f"    `automl promote {shlex.quote(fired.study or '')} --trial {found['winner']}{model}` promotes it")
+
+
+def firing_text(fired: Firing) -> str:
+    """What was done about a time, and what came of it, in a line."""
+    found = fired.verdict or {}
+    if fired.state is not FiringState.STARTED:
+        several = (
+            f"{found['ticks']}{' or more' if found.get('more') else ''} times " if found.get("ticks", 1) > 1 else ""
+        )
+        return f"{several}{fired.state.value}: {found.get('reason', 'no reason was given')}"
+    if not found:
+        return "searching"
+    if found.get("promoted") is not None:
+        return f"promoted as version {found['promoted']}: {found['reason']}"
+    if found.get("refused"):
+        return f"better, but refused: {found['refused']}"
+    return f"proposed: {found['reason']}" if found.get("better") else str(found.get("reason"))
 
 
 def print_model(engine: Engine, name: str) -> None:

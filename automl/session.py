@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import shlex
 import tempfile
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automl.core import Estimate, StudyRecord, StudyState, TrialRecord, TrialState
+from automl.cron import Plan
 from automl.declaration import StudySpec, in_declared_order
 from automl.dispatch.local import search
+from automl.dispatch.machine import environment
 from automl.display import (
     Display,
     FinishedTrial,
@@ -25,14 +28,16 @@ from automl.display import (
     open_display,
 )
 from automl.engine import Engine, connect
-from automl.errors import DatabaseUnavailable, InvalidInput, InvalidStudy
+from automl.errors import DatabaseUnavailable, Forbidden, InvalidInput, InvalidStudy
 from automl.result import Result, raise_if_failed
 from automl.trainers.host import StudyHost
+from automl.trainers.package import pack, to_text
 from automl.trainers.source import FileSource, code_sha256, pickle_source
 from automl.trainers.worker import Slot, slots_for
 
 if TYPE_CHECKING:
     from automl.study import Study
+    from automl.team import Schedule
 
 log = logging.getLogger("automl.session")
 
@@ -196,6 +201,14 @@ def _has_gpu(name: str) -> bool:
     return not name.isdigit() or int(name) < len(numbered)
 
 
+def require_names(engine: Engine, host: StudyHost) -> None:
+    """Raises `InvalidInput` for a study whose sampler or pruner is an object, where only names can be used."""
+    for name, found in (("sampler", host.sampler), ("pruner", host.pruner)):
+        if found is not None and not isinstance(engine, Engine):
+            problem = f"{name}: an object works with a database only"
+            raise InvalidInput(f"{problem}; name one, as {name}='auto'", name)
+
+
 def require_artifacts(engine: Engine) -> None:
     """Raises `InvalidInput` when models, checkpoints and logs could not be written: nobody wants to learn that late."""
     root = engine.artifacts.root
@@ -239,6 +252,7 @@ def run_study(
         source = pickle_source(study, Path(private))
         host = StudyHost.start(source, log_path=Path(private) / "template.log")
         try:
+            require_names(engine, host)
             record = engine.declare(study.spec, extend=extend)
             display = open_display() if progress else None
             record, _ = Session(engine, slots, lease_s, display).run(record, host)
@@ -259,4 +273,56 @@ def submit_study(spec: StudySpec, source: FileSource, storage: str | None, *, ex
     ):
         if host.spec != spec:
             raise InvalidStudy(f"name: {source.path} makes another study named {spec.name!r}; rename one", "name")
-    return connect(storage).declare(spec, entrypoint=source.entrypoint, code_sha256=digest, queued=True, extend=extend)
+    engine = connect(storage)
+    package, problem = send_code(engine, source)
+    if problem is not None:
+        log.warning("%s", problem)
+    return engine.declare(
+        spec,
+        entrypoint=source.entrypoint,
+        code_sha256=digest,
+        package_sha256=package,
+        queued=True,
+        extend=extend,
+    )
+
+
+def send_code(engine: Engine, source: FileSource) -> tuple[str | None, str | None]:
+    """Keep the code of a study for workers that accept code: its package, or why it has none, in a line."""
+    cure = "workers need the file at its path"
+    try:
+        return engine.packages.put(to_text(pack(source.path, environment()))), None
+    except Forbidden:
+        return None, f"its code was not sent, because this token has not the scope submit-code; {cure}"
+    except InvalidStudy as error:
+        return None, f"its code was not sent ({error}); {cure}"
+
+
+def schedule_study(spec: StudySpec, source: FileSource, storage: str | None, **options: Any) -> Schedule:
+    """`Study.schedule`, after a look at whether a worker would find the same study in the file."""
+    replace = options.pop("replace", False)
+    with (
+        tempfile.TemporaryDirectory(prefix="automl-") as private,
+        StudyHost.start(source, log_path=Path(private) / "template.log") as host,
+    ):
+        if host.spec != spec:
+            raise InvalidStudy(f"name: {source.path} makes another study named {spec.name!r}; rename one", "name")
+        engine = connect(storage)
+        require_names(engine, host)
+    return engine.schedules.add(plan_of(engine, spec, source, **options), replace=replace)
+
+
+def plan_of(engine: Engine, spec: StudySpec, source: FileSource, **options: Any) -> Plan:
+    """The plan to search what is in a file again and again; `options` are the other fields of `cron.Plan`.
+
+    The code is kept as it is now: the file may be another one when the time has come.
+    """
+    if source.trials is not None:
+        spec = dataclasses.replace(spec, budget=dataclasses.replace(spec.budget, trials=source.trials))
+    if not source.direction:  # the spec has the budget already
+        source = dataclasses.replace(source, name=spec.name, trials=None)
+    package, problem = send_code(engine, source)
+    if problem is not None:
+        log.warning("%s", problem)
+    digest = code_sha256(source.path)
+    return Plan(spec.to_json(), source.entrypoint, code_sha256=digest, package_sha256=package, **options)

@@ -18,6 +18,7 @@ from automl.trainers.source import FileSource, is_loading
 if TYPE_CHECKING:
     from automl.core import StudyRecord
     from automl.result import Result
+    from automl.team import Schedule
 
 
 class Study:
@@ -161,15 +162,42 @@ class Study:
             StudyConflict: the name is taken by another definition.
         """
         _refuse_while_loading("submit")
+        from automl.session import submit_study
+
+        return submit_study(self.spec, self._source(), storage, extend=extend)
+
+    def schedule(self, cron: str, timezone: str = "UTC", storage: str | None = None, **options: Any) -> Schedule:
+        """Search the study again and again, as `automl serve` and the workers do it. Its function must live in a file.
+
+        Each search learns from those before it, runs the present champion again on today's data, and ends early when
+        nothing better is to be expected.
+
+        Args:
+            cron: minute, hour, day of the month, month, day of the week: "0 2 * * *" is two at night.
+            timezone: as "Europe/Paris"; see `automl.cron` for the days on which the clocks are changed.
+            storage: database or service URL, as of `run`.
+            options: `catch_up` ("one", "skip", "all"): times that came while nobody was there; `overlap` ("skip",
+                "queue"): a time that comes while the last search runs; `promote`: the alias that a better model gets
+                by itself; `replace`: change the schedule of this name.
+
+        Raises:
+            InvalidInput: the expression, the time zone; the name is taken by another schedule.
+            InvalidStudy: a worker could not load this study.
+        """
+        _refuse_while_loading("schedule")
+        from automl.session import schedule_study
+
+        return schedule_study(self.spec, self._source(), storage, cron=cron, timezone=timezone, **options)
+
+    def _source(self) -> FileSource:
+        """The file that workers load. Raises `InvalidStudy` when there is none."""
         try:
             path = Path(inspect.getsourcefile(inspect.unwrap(self.train)) or "")
         except TypeError:
             path = Path()
         if not path.is_file() or path.suffix != ".py":
             raise InvalidStudy("train: it is in no file that a worker could load; save the study as FILE.py", "train")
-        from automl.session import submit_study
-
-        return submit_study(self.spec, FileSource(str(path.resolve()), self.name), storage, extend=extend)
+        return FileSource(str(path.resolve()), self.name)
 
     def __repr__(self) -> str:
         return f"Study({self.name!r})"

@@ -13,17 +13,21 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from automl.core import Attr, StudyRecord, StudyState
+import numpy as np
+
+from automl.core import Attr, StudyRecord, StudyState, constraints_of
 from automl.declaration import Budget, Candidate, Race, StudySpec
 from automl.display import format_forecast
 from automl.errors import InvalidInput, LeaseLost
 from automl.search import BayesianSampler, GridExhausted, History, make_sampler, suggest
-from automl.search.forecast import CONVERGED_BELOW
+from automl.search.forecast import CONVERGED_BELOW, HORIZON, MARGIN, Forecast, chance_of, gained
 from automl.search.race import runs_of, turn
 from automl.search.samplers import Context
 from automl.search.transfer import Source
+from automl.search.warping import finite
 from automl.storage.lazy_trial import INVALID
 from automl.storage.sources import Past, Sources
 from automl.storage.studies import Held, Studies, Unclaimed
@@ -43,6 +47,9 @@ _BLIND_SAMPLERS = ("random", "grid")
 #: more than a guess: of 54 runs stopped at the first sign after ten results one lost a third of its gain, after twenty
 #: none did.
 ENOUGH_RESULTS, ENOUGH_FOR_EACH = 20, 2
+
+#: What the reason of a scheduled search that ends early begins with.
+NO_CHANGE = "no change worth making"
 
 
 class _Converged(Exception):
@@ -192,7 +199,9 @@ class Suggester:
             n_trials=self._spec.budget.trials,
         )
         if fixed is None:
-            self._check_convergence(found.system_attrs.get(Attr.WHY, {}).get("forecast") or {})
+            why = found.system_attrs.get(Attr.WHY, {})
+            self._check_convergence(why.get("forecast") or {})
+            self._check_incumbent(why, trials, number)
         return {
             "params": found.params,
             "distributions": found.distributions,
@@ -243,11 +252,45 @@ class Suggester:
     def _check_convergence(self, forecast: Mapping[str, Any]) -> None:
         """Raises `_Converged`, if the budget asks for it."""
         chance = forecast.get("p_margin")
-        enough = max(ENOUGH_RESULTS, ENOUGH_FOR_EACH * len(self._spec.space or ()))
-        if self._spec.budget.stop_when is None or chance is None or self._history.n_finished < enough:
+        if self._spec.budget.stop_when is None or chance is None or not self._has_enough:
             return
         if chance < CONVERGED_BELOW:
             raise _Converged(f"converged: {format_forecast(forecast, next(iter(self._spec.metrics.values())))}")
+
+    def _check_incumbent(self, why: Mapping[str, Any], trials: Sequence[FrozenTrial], number: int) -> None:
+        """Raises `_Converged`, if the rest of a scheduled search will hardly find something better than the incumbent.
+
+        The incumbent counts as it was seen today, once and before the others; the best so far as the model sees it, for
+        the best of many was lucky, too.
+        """
+        if "forecast" not in why or "best" not in why or not self._has_enough or self._incumbent is None:
+            return
+        counted = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None and _keeps_constraints(t)]
+        incumbent = next((trial.value for trial in counted if trial.number == self._incumbent), None)
+        if incumbent is None:  # it has no result, or none that counts
+            return
+        sign = -1.0 if self._spec.directions[0] == "maximize" else 1.0
+        values = np.array([sign * float(trial.value or 0.0) for trial in counted])
+        asked = self._spec.budget.margin
+        margin = asked if asked is not None else MARGIN * gained(finite(values))
+        missing = margin - sign * (incumbent - why["best"])
+        if missing <= 0.0:  # there is something better already
+            return
+        budget = self._spec.budget.trials
+        left = HORIZON if budget is None else max(budget - number, 1)
+        if chance_of(values, Forecast(**why["forecast"]), asked, left, missing) < CONVERGED_BELOW:
+            raise _Converged(f"{NO_CHANGE} (P(better) < {100 * CONVERGED_BELOW:.0f} %)")
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether a forecast is more than a guess."""
+        return self._history.n_finished >= max(ENOUGH_RESULTS, ENOUGH_FOR_EACH * len(self._spec.space or ()))
+
+    @cached_property
+    def _incumbent(self) -> int | None:
+        """The trial that ran again what a scheduled search has to beat; None where there is nothing to beat."""
+        noted = self._studies.noted(self._study_id, Attr.INCUMBENT)
+        return None if noted is None else int(noted["trial"])
 
 
 def as_sources(sources: Sources, chosen: Iterable[Past]) -> tuple[Source, ...]:
@@ -259,6 +302,10 @@ def as_sources(sources: Sources, chosen: Iterable[Past]) -> tuple[Source, ...]:
 def _results(trials: Sequence[FrozenTrial]) -> int:
     """How many there are; an invalid one is none."""
     return sum(trial.state.is_finished() and not _is_invalid(trial) for trial in trials)
+
+
+def _keeps_constraints(trial: FrozenTrial) -> bool:
+    return all(value <= 0.0 for value in constraints_of(trial.system_attrs).values())
 
 
 def _is_invalid(trial: FrozenTrial) -> bool:

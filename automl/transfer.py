@@ -67,9 +67,10 @@ def from_optuna(engine: Engine, url: str, name: str) -> int:
     """Copy a study from an Optuna database; how many trials. Raises `InvalidInput`, `NotFound`."""
     import optuna
 
-    with _optuna_errors(url, target=str(engine.database)):
+    target = engine.optuna  # before the other database is touched: a service has none
+    with _optuna_errors(url, target=str(engine)):
         source = optuna.storages.RDBStorage(_driven(url, existing=True))
-        optuna.copy_study(from_study_name=name, from_storage=source, to_storage=engine.optuna)
+        optuna.copy_study(from_study_name=name, from_storage=source, to_storage=target)
     record = engine.study(name)
     return engine.counts([record])[record.id]["total"]
 

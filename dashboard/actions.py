@@ -17,7 +17,8 @@ from automl.core import Estimate, Gate, StudyRecord, TrialRecord
 from automl.declaration import StudySpec, in_declared_order
 from automl.errors import AutoMLError, DatabaseUnavailable, PromotionRefused
 from automl.gates import FILES
-from dashboard import connection, live, pieces, theme
+from automl.team import Scope
+from dashboard import connection, live, login, pieces, theme
 
 #: How long what was done stands over the page.
 SHOWN_S = 60.0
@@ -72,12 +73,14 @@ def _forget() -> None:
     st.session_state.pop(_DONE, None)
 
 
-def _ask(label: str, act: Callable[[], None], *, disabled: bool = False) -> None:
-    """The two buttons at the end of a dialog; `act` does it and calls `say`."""
+def _ask(label: str, act: Callable[[], None], *, disabled: bool = False, scope: Scope = Scope.SUBMIT) -> None:
+    """The two buttons at the end of a dialog; `act` does it and calls `say`. Who has not `scope` is told so."""
+    if lacking := login.lacks(scope):
+        st.info(lacking)
     with st.container(horizontal=True, horizontal_alignment="right"):
         if st.button("Cancel", key="dialog-cancel"):
             st.rerun()
-        pressed = st.button(label, key="dialog-do", type="primary", disabled=disabled)
+        pressed = st.button(label, key="dialog-do", type="primary", disabled=disabled or bool(lacking))
     if not pressed:
         return
     try:
@@ -131,6 +134,30 @@ def resume(record: StudyRecord) -> None:
     live.hold()
     st.markdown(f"{_name(record)} starts trials again, on whatever worker is there.")
     _ask("Resume", lambda: say(_resumed(record.name), lambda: _paused(record.name)))
+
+
+@st.dialog("Stop this batch?", on_dismiss=live.release)
+def stop_batch(name: str) -> None:
+    live.hold()
+    st.markdown(
+        f"All studies of **{theme.markdown_text(name)}** end now. What is running is cancelled; finished trials stay."
+    )
+
+    def act() -> None:
+        stopped = connection.engine().batches.stop(name)
+        say(f"Batch {name} is stopped." if stopped else f"Batch {name} was over already.")
+
+    _ask("Stop it", act)
+
+
+def test_channel(name: str) -> None:
+    """Put a test message on its way."""
+    try:
+        connection.engine().channels.test(name)
+        say(f"A test message to {name} is on its way.")
+    except AutoMLError as error:
+        say(f"Not sent: {error}")
+    st.rerun()
 
 
 def _paused(name: str) -> str:
@@ -297,14 +324,14 @@ def _restored(record: StudyRecord, number: int) -> str:
 def drain(worker: str) -> None:
     live.hold()
     st.markdown(f"**{theme.markdown_text(worker)}** takes no new trials and ends when those it runs have ended.")
-    _ask("Drain", lambda: say(_drained(worker, True), lambda: _drained(worker, False)))
+    _ask("Drain", lambda: say(_drained(worker, True), lambda: _drained(worker, False)), scope=Scope.ADMIN)
 
 
 @st.dialog("Let this worker go on?", on_dismiss=live.release)
 def keep_working(worker: str) -> None:
     live.hold()
     st.markdown(f"**{theme.markdown_text(worker)}** takes new trials again.")
-    _ask("Go on", lambda: say(_drained(worker, False), lambda: _drained(worker, True)))
+    _ask("Go on", lambda: say(_drained(worker, False), lambda: _drained(worker, True)), scope=Scope.ADMIN)
 
 
 def _drained(worker: str, on: bool) -> str:
@@ -366,7 +393,7 @@ def promote(record: StudyRecord, number: int | None = None, model: str | None = 
         undo = (lambda: _rolled_back(moved.model, alias, "undone")) if moved.from_version is not None else None
         say(f"{named} is version {moved.to_version} now, trial {trial.number} of {record.name}.", undo)
 
-    _ask("Promote", act, disabled=bool(refused) and not (force and reason))
+    _ask("Promote", act, disabled=bool(refused) and not (force and reason), scope=Scope.PROMOTE)
 
 
 def _checked(
@@ -435,7 +462,7 @@ def rollback(model: str, alias: str, now: int, before: int | None) -> None:
     def act() -> None:
         say(_rolled_back(model, alias, reason or None), again)
 
-    _ask("Roll back", act, disabled=before is None)
+    _ask("Roll back", act, disabled=before is None, scope=Scope.PROMOTE)
 
 
 def _rolled_back(model: str, alias: str, reason: str | None) -> str:

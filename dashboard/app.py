@@ -11,7 +11,7 @@ ROOT = str(Path(__file__).parents[1])
 if ROOT not in sys.path:  # as when it is run without the launcher
     sys.path.insert(0, ROOT)
 
-from dashboard import actions, connection, live, theme  # noqa: E402
+from dashboard import actions, connection, live, login, theme  # noqa: E402
 
 
 def main() -> None:
@@ -23,8 +23,11 @@ def main() -> None:
         [
             st.Page("screens/studies.py", title="Studies", default=True),
             st.Page("screens/compare.py", title="Compare", url_path="compare"),
+            st.Page("screens/schedules.py", title="Schedules", url_path="schedules"),
+            st.Page("screens/batches.py", title="Batches", url_path="batches"),
             st.Page("screens/workers.py", title="Workers", url_path="workers"),
             st.Page("screens/models.py", title="Models", url_path="models"),
+            st.Page("screens/notifications.py", title="Notifications", url_path="notifications"),
             # Reached by links, which say which one: see links.py.
             st.Page("screens/study.py", title="Study", url_path="study", visibility="hidden"),
             st.Page("screens/trial.py", title="Trial", url_path="trial", visibility="hidden"),
@@ -33,8 +36,9 @@ def main() -> None:
         position="top",
     )
     with connection.guard():
-        actions.show_done()
-        page.run()
+        if login.admit():
+            actions.show_done()
+            page.run()
 
 
 main()

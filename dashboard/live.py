@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from automl.errors import DatabaseUnavailable, NotFound
+from automl.errors import DatabaseUnavailable, NotFound, Refused
 from dashboard import connection, theme
 
 #: Seconds between two beats: a change is seen after this, and the time to draw it.
@@ -61,7 +61,7 @@ def _pulse(look: Callable[[], object], drawn: object) -> None:
             changed = look() != drawn
         except DatabaseUnavailable:
             state, changed = "offline", False
-        except NotFound:  # it was deleted: the page says so
+        except (NotFound, Refused):  # it was deleted, or is not for this visitor any more: the page says so
             changed = True
         if changed:
             st.rerun()

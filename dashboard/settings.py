@@ -1,43 +1,54 @@
 """How Streamlit is set for the dashboard: nothing of it is read from a file that a user may have lying about.
 
-Every setting is a flag of `streamlit run`, which overrules such files. No request leaves the machine: no usage
-statistics, and only fonts that the reader's system has.
+Every setting is given as a flag of `streamlit run` is, which overrules such files. No request leaves the machine: no
+usage statistics, and only fonts that the reader's system has.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from dashboard import theme
 
-_SETTINGS = {
-    "server.headless": "true",  # asks for no e-mail address, opens no browser: the launcher does
-    "server.showEmailPrompt": "false",
+_SETTINGS: dict[str, Any] = {
+    "server.headless": True,  # asks for no e-mail address, opens no browser: the launcher does
+    "server.showEmailPrompt": False,
     "server.fileWatcherType": "none",
-    "server.runOnSave": "false",
-    "server.enableXsrfProtection": "true",
-    "server.enableCORS": "true",
-    "server.enableStaticServing": "false",
-    "server.maxUploadSize": "1",
-    "browser.gatherUsageStats": "false",
+    "server.runOnSave": False,
+    "server.enableXsrfProtection": True,
+    "server.enableCORS": True,
+    "server.enableStaticServing": False,
+    "server.maxUploadSize": 1,
+    "browser.gatherUsageStats": False,
     "client.toolbarMode": "minimal",
-    "client.showErrorLinks": "false",  # they lead to search engines
+    "client.showErrorLinks": False,  # they lead to search engines
     "logger.level": "warning",
-    "logger.hideWelcomeMessage": "true",
-    "runner.magicEnabled": "false",
+    "logger.hideWelcomeMessage": True,
+    "runner.magicEnabled": False,
     "theme.font": theme.FONT,
     "theme.baseRadius": "10px",
-    "theme.linkUnderline": "false",
+    "theme.linkUnderline": False,
 }
+
+
+def options(host: str, port: int) -> dict[str, Any]:
+    """All settings by their names."""
+    settings = _SETTINGS | {"server.address": host, "server.port": port}
+    for colours in (theme.LIGHT, theme.DARK):
+        settings |= _colours("theme.dark" if colours.dark else "theme.light", colours)
+    return settings
 
 
 def flags(host: str, port: int) -> list[str]:
     """The arguments of `streamlit run` after the script."""
-    settings = dict(_SETTINGS) | {"server.address": host, "server.port": str(port)}
-    for colours in (theme.LIGHT, theme.DARK):
-        settings |= _colours("theme.dark" if colours.dark else "theme.light", colours)
-    return [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return [word for name, value in options(host, port).items() for word in (f"--{name}", _written(value))]
 
 
-def _colours(section: str, colours: theme.Palette) -> dict[str, str]:
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _colours(section: str, colours: theme.Palette) -> dict[str, Any]:
     return {
         f"{section}.primaryColor": colours.accent,
         f"{section}.backgroundColor": colours.page,
@@ -48,5 +59,5 @@ def _colours(section: str, colours: theme.Palette) -> dict[str, str]:
         f"{section}.dataframeBorderColor": colours.line,
         f"{section}.dataframeHeaderBackgroundColor": colours.card,
         f"{section}.codeBackgroundColor": colours.faint,
-        f"{section}.showWidgetBorder": "true",
+        f"{section}.showWidgetBorder": True,
     }

@@ -146,11 +146,16 @@ def doctor(
 
 
 def _print_log(engine: Engine, record: StudyRecord, trial: TrialRecord) -> None:
-    paths = [engine.log_path(record.id, trial.number, attempt) for attempt in range(1, trial.attempt + 1)]
-    found = [path for path in paths if path.is_file()]
+    found = 0
+    for attempt in range(1, trial.attempt + 1):
+        path = engine.log_path(record.id, trial.number, attempt)
+        # A service may have what is not on this machine: the end of it.
+        text = path.read_text(errors="replace") if path.is_file() else engine.log_tail(record, trial.number, attempt)
+        if text is None:
+            continue
+        found += 1
+        if trial.attempt > 1:
+            print(f"-- attempt {attempt}")
+        sys.stdout.write(text)
     if not found:
         print(f"trial {trial.number} left no log on this machine", file=sys.stderr)
-    for path in found:
-        if len(paths) > 1:
-            print(f"-- attempt {path.stem.rpartition('-')[2]}")
-        sys.stdout.write(path.read_text(errors="replace"))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,12 +57,13 @@ def run(
     from automl.core import StudyState
     from automl.display import open_display, print_result
     from automl.result import raise_if_failed
-    from automl.session import Session, Watcher, study_slots
+    from automl.session import Session, Watcher, require_names, study_slots
 
     source = _source(target, direction, trials)
     engine = open_engine(storage)
     with _load(engine, source) as host:
         slots = study_slots(host.spec, workers, split_names(gpus), slots_per_gpu)
+        require_names(engine, host)
         record = _declare(engine, host.spec, source, extend=extend, queued=False)
         if record.state is StudyState.OPEN:
             with interruptible():
@@ -79,17 +81,52 @@ def run(
 
 @app.command(epilog="Example: automl submit studies/digits.py --storage postgresql://user@db/automl")
 def submit(
-    target: Target,
+    targets: Annotated[list[str], typer.Argument(metavar="FILE[:NAME]...", help="Study files, or one batch in TOML.")],
     trials: Trials = None,
     storage: Storage = None,
     direction: Direction = None,
     extend: Extend = False,
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="NAME", help="Run them one after the other, on one budget.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", metavar="N", help="Of the batch; higher comes first.")] = 0,
+    batch_trials: Annotated[int | None, typer.Option("--batch-trials", metavar="N", help="Of all together.")] = None,
+    batch_hours: Annotated[
+        float | None, typer.Option("--batch-hours", metavar="H", help="Of training, of all together.")
+    ] = None,
+    batch_gpu_hours: Annotated[
+        float | None, typer.Option("--batch-gpu-hours", metavar="H", help="Of all together.")
+    ] = None,
 ) -> None:
-    """Queue a study for the workers and return at once."""
-    source = _source(target, direction, trials)
+    """Queue a study for the workers, or a batch of studies, and return at once.
+
+    Its file, and the modules beside it that it imports, are kept for workers that accept code.
+    """
+    from automl.session import require_names, send_code
+
+    budget = {"trials": batch_trials, "hours": batch_hours, "gpu_hours": batch_gpu_hours}
+    if batch is not None or len(targets) > 1 or priority or any(value is not None for value in budget.values()):
+        from automl.commands.batches import Entry, Plan, submit_batch
+
+        if batch is None:
+            cure = "name it, as --batch night"
+            raise InvalidInput(f"--batch: several studies, a priority and a shared budget are a batch; {cure}", "batch")
+        sources = [_source(target, direction, trials) for target in targets]
+        submit_batch(Plan(batch, [Entry(source, trials=trials) for source in sources], priority, budget), storage)
+        return
+    if targets[0].endswith(".toml"):
+        from automl.commands.batches import plan_from_toml, submit_batch
+
+        submit_batch(plan_from_toml(Path(targets[0])), storage)
+        return
+    source = _source(targets[0], direction, trials)
     engine = open_engine(storage)
     with _load(engine, source) as host:
-        record = _declare(engine, host.spec, source, extend=extend, queued=True)
+        require_names(engine, host)
+        package, problem = send_code(engine, source)
+        record = _declare(engine, host.spec, source, extend=extend, queued=True, package=package)
+    if problem is not None:
+        print(problem)
     print(f"study {record.name} is queued; `automl worker` runs it, `automl show {quoted(record.name)}` shows it")
 
 
@@ -102,8 +139,17 @@ def worker(
     gpus_per_slot: Annotated[int, typer.Option("--gpus-per-slot", min=1, help="GPUs that a trial gets.")] = 1,
     lease: LeaseSeconds = 30.0,
     exit_when_idle: Annotated[bool, typer.Option("--exit-when-idle", help="End when nothing is queued.")] = False,
+    accept_code: Annotated[
+        bool,
+        typer.Option("--accept-code", help="Run code that came with a study: whoever may send code runs it here."),
+    ] = False,
 ) -> None:
-    """Run what is queued, here, until stopped; any number of workers on any machines that reach the database."""
+    """Run what is queued, here, until stopped; any number of workers on any machines that reach the storage.
+
+    It runs the files that studies name, where they are here and are the ones that were submitted. With --accept-code it
+    also takes the code that was submitted with a study, and RUNS IT AS THIS USER: what whoever submits can do here is
+    what you can do here.
+    """
     from automl.dispatch.queue import QueueWorker
     from automl.session import check_gpus, require_artifacts
     from automl.trainers.worker import slots_for
@@ -116,9 +162,10 @@ def worker(
     if not slots:
         raise InvalidInput(f"--gpus-per-slot: {gpus_per_slot} of --gpus {gpus} make no slot; name more", "gpus")
     interrupt_on_signals()
-    print(f"worker with {len(slots)} slot(s) on {engine.database}", flush=True)
+    print(f"worker with {len(slots)} slot(s) on {engine}", flush=True)
+    say = partial(print, flush=True)
     try:
-        QueueWorker(engine, slots, lease, lambda line: print(line, flush=True)).serve(exit_when_idle=exit_when_idle)
+        QueueWorker(engine, slots, lease, say, accept_code=accept_code).serve(exit_when_idle=exit_when_idle)
     except KeyboardInterrupt:
         print("worker: trials handed back", flush=True)
 
@@ -155,7 +202,9 @@ def _load(engine: Engine, source: FileSource) -> StudyHost:
         raise InvalidInput(str(error), field="file") from error
 
 
-def _declare(engine: Engine, spec: StudySpec, source: FileSource, *, extend: bool, queued: bool) -> StudyRecord:
+def _declare(
+    engine: Engine, spec: StudySpec, source: FileSource, *, extend: bool, queued: bool, package: str | None = None
+) -> StudyRecord:
     """Make the study or open it again, with the budget of the command line if that names one."""
     from automl.trainers.source import code_sha256
 
@@ -163,7 +212,14 @@ def _declare(engine: Engine, spec: StudySpec, source: FileSource, *, extend: boo
         spec = replace(spec, budget=replace(spec.budget, trials=source.trials))
     wanted = source if source.direction else replace(source, name=spec.name, trials=None)
     digest = code_sha256(source.path)
-    return engine.declare(spec, entrypoint=wanted.entrypoint, code_sha256=digest, queued=queued, extend=extend)
+    return engine.declare(
+        spec,
+        entrypoint=wanted.entrypoint,
+        code_sha256=digest,
+        package_sha256=package,
+        queued=queued,
+        extend=extend,
+    )
 
 
 def _confirm(

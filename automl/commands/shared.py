@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from automl.errors import DatabaseUnavailable
+from automl.team import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from automl.engine import Engine
@@ -25,7 +26,7 @@ app = typer.Typer(
 
 Storage = Annotated[
     str | None,
-    typer.Option("--storage", metavar="URL", help="Database; else $AUTOML_STORAGE, else .automl/automl.db."),
+    typer.Option("--storage", metavar="URL", help="Database or service; else $AUTOML_STORAGE, else .automl/automl.db."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Target = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A study file; NAME where it holds several.")]
@@ -46,11 +47,11 @@ Reason = Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Wh
 Extend = Annotated[bool, typer.Option("--extend", help="Accept a wider space than the study of this name had.")]
 
 
-def open_engine(storage: str | None) -> Engine:
+def open_engine(storage: str | None, project: str = DEFAULT_PROJECT) -> Engine:
     from automl.engine import connect
 
     try:
-        return connect(storage)
+        return connect(storage, project=project)
     except DatabaseUnavailable as error:  # later on one waits for it; here it may be a mistake
         cure = "is it running, and is --storage (or AUTOML_STORAGE) right?"
         raise DatabaseUnavailable(f"storage: no answer from {error}; {cure}") from error

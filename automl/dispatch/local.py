@@ -19,7 +19,7 @@ from automl.declaration import StudySpec
 from automl.dispatch.export import export_best_model
 from automl.dispatch.machine import Meter, environment
 from automl.engine import Engine
-from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy, StudyFailed
+from automl.errors import AutoMLError, DatabaseUnavailable, InvalidInput, InvalidStudy, StudyFailed
 from automl.suggester import Suggester
 from automl.trainers.host import StudyHost
 from automl.trainers.source import FileSource, code_sha256
@@ -35,8 +35,9 @@ REAP_S = 0.5
 BEAT_S = 5.0
 #: At the end its goodbye is waited for so long: a database that does not answer must not keep the process.
 GOODBYE_S = 2.0
-#: Whoever watches a search is called this often, and its end is noticed this late.
-WATCH_S = 0.2
+#: Whoever watches a search is called this often, and its end is noticed this late; over a slow network less often,
+#: so that looking takes no more than this share of the time.
+WATCH_S, WATCHING = 0.2, 0.2
 #: A study whose template was killed gets so many others here; then something is wrong with it, or with the machine.
 MAX_RESTARTS = 3
 
@@ -89,7 +90,8 @@ class LocalDispatch:
     def add(self, record: StudyRecord, host: StudyHost) -> None:
         """Work on a study whose code is loaded in `host`, which this object closes, whatever comes of it.
 
-        Raises `InvalidStudy` when no slot has the GPUs that its trials need.
+        Raises `InvalidStudy` when no slot has the GPUs that its trials need, `InvalidInput` when its sampler or pruner
+        is an object that a service cannot use.
         """
         assert record.spec is not None
         # Not the host's: the code of a confirmation declares the study that it confirms.
@@ -102,12 +104,17 @@ class LocalDispatch:
                 "start it with --gpus and enough of them",
                 field="resources.gpus",
             )
-        if host.pruner is not None and spec.race is None:
-            self._engine.set_pruner(record, host.pruner)
+        try:
+            if host.pruner is not None and spec.race is None:
+                self._engine.set_pruner(record, host.pruner)
+            suggester = self._engine.suggester(record, host.sampler if spec.race is None else None)
+        except InvalidInput:
+            host.close()
+            raise
         self._specs[record.id] = spec
         self._hosts[record.id] = host
         with self._suggesting:
-            self._suggesters[record.id] = self._engine.suggester(record, host.sampler)
+            self._suggesters[record.id] = suggester
         self._assign(record.id, host)
         self.look_again()
 
@@ -307,8 +314,9 @@ def search(
     with LocalDispatch(engine, slots, lease_s) as local:
         local.add(record, host)
         while record.state is StudyState.OPEN:
+            looked = time.monotonic()
             watch()
-            time.sleep(WATCH_S)
+            time.sleep(max(WATCH_S, (time.monotonic() - looked) / WATCHING))
             local.check()
             try:
                 record = engine.study_by_id(record.id)
@@ -320,13 +328,13 @@ def search(
         return record
 
 
-def require_same_code(record: StudyRecord, source: FileSource) -> None:
-    """Raises `InvalidStudy` when the file is not the one that the study was declared with."""
+def require_same_code(record: StudyRecord, source: FileSource, cure: str = "") -> None:
+    """Raises `InvalidStudy` when the file is not the one that the study was declared with; `cure`: a further one."""
     found = code_sha256(source.path)
     if found != record.code_sha256:
         raise InvalidStudy(
             f"{source.path} is not the file that was submitted (sha256 {found[:12]} here, "
-            f"{(record.code_sha256 or '-')[:12]} there); update it here, or submit it again"
+            f"{(record.code_sha256 or '-')[:12]} there); update it here, or submit it again{cure}"
         )
 
 

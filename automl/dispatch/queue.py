@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from automl.core import StudyRecord, StudyState
@@ -12,8 +13,9 @@ from automl.dispatch.export import export_best_model
 from automl.dispatch.local import LocalDispatch, require_same_code
 from automl.engine import Engine
 from automl.errors import AutoMLError, DatabaseUnavailable, InvalidStudy
+from automl.trainers import package as packages
 from automl.trainers.host import StudyHost
-from automl.trainers.source import FileSource
+from automl.trainers.source import FileSource, code_sha256
 from automl.trainers.worker import Slot
 
 log = logging.getLogger("automl.dispatch")
@@ -25,13 +27,22 @@ LOOK_S = 0.5
 class QueueWorker:
     """Serves the queue until told to stop."""
 
-    def __init__(self, engine: Engine, slots: Sequence[Slot], lease_s: float, say: Callable[[str], None]):
-        """`say` takes a line for the person who watches this worker."""
+    def __init__(
+        self,
+        engine: Engine,
+        slots: Sequence[Slot],
+        lease_s: float,
+        say: Callable[[str], None],
+        *,
+        accept_code: bool = False,
+    ):
+        """`say` takes a line for the person who watches this worker; `accept_code`: run code that came with a study."""
         self._engine = engine
         self._slots = slots
         self._lease_s = lease_s
         self._say = say
-        self._refused: dict[int, str | None] = {}  # study id -> its code's digest when it could not be run
+        self._accept_code = accept_code
+        self._refused: dict[int, tuple[str | None, ...]] = {}  # study id -> its code's digests when it could not be run
 
     def serve(self, *, exit_when_idle: bool) -> None:
         """Work until the worker was drained, or, if `exit_when_idle`, until there is nothing left to do.
@@ -63,7 +74,7 @@ class QueueWorker:
 
     def _take_up(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
         for record in queued:
-            if record.id in self._refused and self._refused[record.id] == record.code_sha256:
+            if self._refused.get(record.id) == _code_of(record):
                 continue
             try:
                 if record.id in local.study_ids:
@@ -76,7 +87,7 @@ class QueueWorker:
             except Exception as error:  # a study's own trouble, were it in its sampler, is not its neighbours'
                 log.debug("study %s", record.name, exc_info=True)
                 local.drop(record.id)
-                self._refused[record.id] = record.code_sha256
+                self._refused[record.id] = _code_of(record)
                 self._say(f"study {record.name}: passed over: {error}")
 
     def _load(self, record: StudyRecord) -> StudyHost:
@@ -84,11 +95,21 @@ class QueueWorker:
         if record.entrypoint is None:
             raise InvalidStudy("its code lives in the process that declared it; submit it from a file")
         source = FileSource.from_entrypoint(record.entrypoint)
+        if self._accept_code and record.package_sha256 is not None and not _is_here(record, source):
+            source = replace(source, path=str(self._unpacked(record.package_sha256)))
+        cure = "" if record.package_sha256 is None or self._accept_code else ", or start the worker with --accept-code"
         if not Path(source.path).is_file():
-            raise InvalidStudy(f"{source.path} is not on this machine; put the file there")
-        require_same_code(record, source)
+            raise InvalidStudy(f"{source.path} is not on this machine; put the file there{cure}")
+        require_same_code(record, source, cure)
         log_path = self._engine.artifacts.root / "logs" / str(record.id) / "template.log"
         return StudyHost.start(source, log_path=log_path)
+
+    def _unpacked(self, sha256: str) -> Path:
+        """The study file of a package. Raises `InvalidStudy`, `NotFound`."""
+        text = self._engine.packages.get(sha256)
+        if packages.digest(text) != sha256:
+            raise InvalidStudy(f"package {sha256[:12]} is not what it should be; submit the study again", "package")
+        return packages.unpack(packages.from_text(text), self._engine.artifacts.root / "code")
 
     def _drop_ended(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> bool:
         """Whether there is more to do now, because one of them is to be confirmed."""
@@ -122,3 +143,12 @@ class QueueWorker:
                     self._confirm(record)
                 except AutoMLError as error:
                     log.warning("%s", error)
+
+
+def _code_of(record: StudyRecord) -> tuple[str | None, ...]:
+    return (record.code_sha256, record.package_sha256)
+
+
+def _is_here(record: StudyRecord, source: FileSource) -> bool:
+    """Whether the file that the study names is on this machine, and is the one that was submitted."""
+    return Path(source.path).is_file() and code_sha256(source.path) == record.code_sha256

@@ -104,6 +104,27 @@ def forecast(
     return Forecast(horizon, reach * mean, reach * float(sd), float(chances[-1]))
 
 
+def chance_of(
+    values: np.ndarray, known: Forecast, asked: float | None, trials: int, margin: float | None = None
+) -> float:
+    """The chance that `trials` more than `values` (n,) gain more than `margin`, by what is `known` at the same moment.
+
+    That forecast was `asked` about another margin and looked less far ahead, or further. In the ratio of both odds what
+    the model promises drops out. A margin that is None is the default one.
+    """
+    if not 0.0 < known.p_margin < 1.0:
+        return known.p_margin
+    values = finite(values)
+    best, so_far = float(values.min()), gained(values)
+    odds = known.p_margin / (1.0 - known.p_margin) * trials / known.trials
+    if so_far > 1e-12 * (1.0 + abs(best)):
+        margins = np.array([MARGIN * so_far if wanted is None else wanted for wanted in (asked, margin)])
+        margins = np.maximum(margins, _LEAST_MARGIN * so_far)
+        old, new = _age(values, best, margins)
+        odds *= float(old / new * (margins[0] / margins[1]) ** _TRUST)
+    return _chance(odds)
+
+
 def gained(values: np.ndarray) -> float:
     """What the search with the finite `values` (n,) has gained: from the median of its first results to the best.
 

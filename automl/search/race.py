@@ -164,7 +164,7 @@ def turn(runs: Sequence[Runs], direction: Direction, sure: float, names: Sequenc
         if reason is not None:
             return Turn(None, reason)
     first = [i for i in hopeful if runs[i].counted < FIRST_RUNS]
-    if first or verdict is None:
+    if first or verdict is None or verdict.exact:  # without noise there is nothing to weigh
         return Turn(min(first or able, key=lambda i: runs[i].counted))
     return Turn(_separating(runs, verdict))
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from automl.board import Board, Prediction
 from automl.declaration import Fidelity, Space
@@ -151,6 +152,16 @@ class Posterior:
                 raise InvalidInput(f"names: {name!r} is not active at this point; name one that is", "names")
         mean, sd = self._measured(self._encoding.features(x))
         return Surface(asked, axes, mean.reshape(shape), sd.reshape(shape))
+
+    def p_better(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
+        """The probability that more is to be expected of the point `new` than of `old`.
+
+        As if what is believed of the two were independent. It goes together, so that this is nearer to one half. Raises
+        as `predict`.
+        """
+        z = self._encoding.features(self._encoding.encode([self._active(params) for params in (old, new)]))
+        mean, sd = self._objective.predict(z)  # on the model's own scale, where the beliefs are normal
+        return float(ndtr((mean[:, 0] - mean[:, 1]) / np.hypot(sd[:, 0], sd[:, 1])).mean())
 
     def _active(self, params: Mapping[str, Any]) -> dict[str, Any]:
         self._space.check({name: value for name, value in params.items() if name not in self._space}, partial=True)

@@ -58,7 +58,7 @@ class OnnxRuntime:
         import onnxruntime
 
         data = path.read_bytes()  # once: what is looked at is what is run
-        _refuse_external_data(data, path)
+        refuse_external_data(data, path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what matters is raised
         options.intra_op_num_threads = _cores()
@@ -116,7 +116,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _refuse_external_data(data: bytes, path: Path) -> None:
+def refuse_external_data(data: bytes, path: Path) -> None:
     """Raises `ModelUnusable` for a file that is no ONNX, or that would make onnxruntime read other files."""
     import onnx
     from google.protobuf.message import DecodeError

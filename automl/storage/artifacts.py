@@ -11,6 +11,8 @@ import hashlib
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,29 +40,44 @@ class ArtifactStore:
         name = _plain_name(path.name if name is None else name)
         if not path.is_file():
             raise InvalidInput(f"path: {path} is no file; give the path of an existing one", field="path")
+        with self.incoming() as temporary:
+            artifact = Artifact(name, *_copy(path, temporary))
+            self.adopt(temporary, self._place(artifact))
+        return artifact
+
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """Where a file may be written before it is adopted; what is still there at the end is removed."""
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / f".incoming-{uuid.uuid4().hex}"
         try:
-            artifact = Artifact(name, *_copy(path, temporary))
-            target = self.path(artifact)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Replaced even when it exists: equal content then, or a repair of what a broken disk made of it.
-            temporary.replace(target)
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+    def adopt(self, temporary: Path, target: Path) -> None:
+        """Let a file that is written and synced appear at its place under the root."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Replaced even when it exists: equal content then, or a repair of what a broken disk made of it.
+        temporary.replace(target)
         _sync_directory(target.parent)
-        return artifact
+
+    def checkpoint(self, trial_id: int, attempt: int, step: int, sha256: str) -> Path:
+        """Where a checkpoint of this content lies, whether or not it is there. Raises `InvalidInput`."""
+        _check_digest(sha256)
+        return self.root / "checkpoints" / str(int(trial_id)) / f"a{int(attempt)}-s{int(step)}-{sha256[:12]}.pt"
 
     def path(self, artifact: Artifact) -> Path:
         """Where the artifact lies, whether or not it is there. Raises `InvalidInput` for one that points outside."""
-        if not _SHA256.fullmatch(artifact.sha256):
-            cure = "give 64 lower-case hex digits"
-            raise InvalidInput(f"sha256: {artifact.sha256!r} is no digest; {cure}", field="sha256")
+        return self._place(artifact)
+
+    def _place(self, artifact: Artifact) -> Path:
+        _check_digest(artifact.sha256)
         return self.root / artifact.sha256[:2] / artifact.sha256 / _plain_name(artifact.name)
 
     def verify(self, artifact: Artifact) -> Path:
         """The path of the artifact after comparing its content. Raises `ArtifactCorrupt` when it differs or is gone."""
-        path = self.path(artifact)
+        path = self._place(artifact)
         try:
             found = file_sha256(path)
         except FileNotFoundError:
@@ -100,6 +117,11 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_digest(sha256: str) -> None:
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidInput(f"sha256: {sha256!r} is no digest; give 64 lower-case hex digits", field="sha256")
 
 
 def _plain_name(name: str) -> str:

@@ -93,7 +93,8 @@ class Look:
             is_newest = sa.and_(report.c.trial_id == trial.c.id, reporting, report.c.step == last)
             rows = rows.outerjoin(report, is_newest)
         columns = [column.label(name) for name, column in self.columns.items()]
-        return sa.select(cursor.label("cursor"), *columns).select_from(rows).where(study.c.id == STUDY)
+        wanted = sa.select(cursor.label("cursor"), *columns).select_from(rows)
+        return wanted.where(study.c.id == STUDY, study.c.deleted_at.is_(None))
 
 
 def _columns(dialect: str, *, slim: bool, several: bool) -> dict[str, sa.ColumnElement[Any]]:

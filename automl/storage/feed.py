@@ -60,7 +60,8 @@ _UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished
 def _look_at(cursor: sa.ColumnElement[Any], which: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """One row at least, if there is the study: the new cursor, and the columns of a trial or NULLs."""
     trials = study.outerjoin(trial, which)
-    return sa.select(cursor.label("cursor"), *TRIAL_COLUMNS).select_from(trials).where(study.c.id == STUDY)
+    wanted = sa.select(cursor.label("cursor"), *TRIAL_COLUMNS).select_from(trials)
+    return wanted.where(study.c.id == STUDY, study.c.deleted_at.is_(None))
 
 
 class _Looks:

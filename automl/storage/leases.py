@@ -34,6 +34,7 @@ from automl.storage.database import Database, Json, dumps, json_merge, loads, no
 from automl.storage.distributions import Distributions
 from automl.storage.prepared import Prepared
 from automl.storage.tables import artifact, event, report, study, trial
+from automl.team import DEFAULT_PROJECT
 
 #: Trials that one call of `reap` takes back at most, so that no transaction grows without bound.
 REAP_BATCH = 500
@@ -67,10 +68,12 @@ _LEASE_COLUMNS = (
 )
 
 
-def _claim_of(studies: sa.ColumnElement[bool]) -> sa.Update:
+def _claim_of(studies: sa.ColumnElement[bool], *first: sa.ColumnElement[Any]) -> sa.Update:
+    """The next waiting trial of these studies: by `first`, then the oldest study's."""
     # Held by this statement: whoever pauses the study waits for it, and what comes later sees the pause. The lock is
     # the one that a new trial's foreign key takes, so neither suggestions nor other claims wait.
-    awake = sa.select(study.c.id).where(studies, ~study.c.paused).with_for_update(read=True, key_share=True)
+    mine = sa.and_(study.c.project == sa.bindparam("of_project", type_=sa.Text), study.c.deleted_at.is_(None))
+    awake = sa.select(study.c.id).where(studies, mine, ~study.c.paused).with_for_update(read=True, key_share=True)
     next_waiting = (
         sa.select(trial.c.id)
         .where(
@@ -79,7 +82,7 @@ def _claim_of(studies: sa.ColumnElement[bool]) -> sa.Update:
             trial.c.run_after <= now(),
             trial.c.study_id.in_(awake),
         )
-        .order_by(trial.c.study_id, trial.c.number)
+        .order_by(*first, trial.c.study_id, trial.c.number)
         .limit(sa.literal_column("1"))
         .with_for_update(skip_locked=True)
         .scalar_subquery()
@@ -101,7 +104,8 @@ def _claim_of(studies: sa.ColumnElement[bool]) -> sa.Update:
 
 
 _CLAIM = _claim_of(study.c.id == sa.bindparam("study", type_=sa.BigInteger))
-_CLAIM_OF_MANY = _claim_of(study.c.id.in_(sa.bindparam("studies", expanding=True)))
+_PRIORITY = sa.select(study.c.priority).where(study.c.id == trial.c.study_id).scalar_subquery()
+_CLAIM_OF_MANY = _claim_of(study.c.id.in_(sa.bindparam("studies", expanding=True)), _PRIORITY.desc())
 
 # In the order of ids, as `Studies` cancels: two statements that lock many trials must not wait for each other.
 _renewed = (
@@ -207,9 +211,10 @@ class Holder(NamedTuple):
 class Leases:
     """The worker's half of the storage. Raises `LeaseLost` where a token is not the current one."""
 
-    def __init__(self, database: Database, distributions: Distributions):
+    def __init__(self, database: Database, distributions: Distributions, project: str = DEFAULT_PROJECT):
         self._database = database
         self._distributions = distributions
+        self._project = project
         self._on_postgresql = database.dialect == "postgresql"
         self._upsert_report = _newer((postgresql.insert if self._on_postgresql else sqlite.insert)(report))
 
@@ -226,8 +231,11 @@ class Leases:
         return Prepared(self._database, _with_reports(_hold()) if self._on_postgresql else _hold())
 
     def claim(self, study_ids: Sequence[int], worker: str, token: str, lease_s: float) -> Lease | None:
-        """The next waiting trial of these studies, paused ones left out; the same again when the call is repeated."""
-        arguments = {"token": token, "lease_s": lease_s, "worker_name": worker}
+        """The next waiting trial of these studies; the same again when the call is repeated.
+
+        Studies that are paused, deleted, or of another project are passed over.
+        """
+        arguments = {"token": token, "lease_s": lease_s, "worker_name": worker, "of_project": self._project}
         row: Sequence[Any] | None
         try:
             if len(study_ids) == 1:
@@ -240,6 +248,16 @@ class Leases:
             row = self._database.first(sa.select(*_LEASE_COLUMNS).where(_HELD), {"held": token})
         if row is None:
             return None
+        return self._lease(token, row)
+
+    def lease(self, token: str) -> Lease:
+        """A lease that is held, with the trial's last checkpoint. Raises `LeaseLost`."""
+        row = self._database.first(sa.select(*_LEASE_COLUMNS).where(_HELD), {"held": token})
+        if row is None:
+            raise LeaseLost(f"lease {token} is over")
+        return self._lease(token, row)
+
+    def _lease(self, token: str, row: Sequence[Any]) -> Lease:
         claimed = _Claimed(*row)
         checkpoint = None
         if claimed.checkpoint_step is not None:
@@ -417,8 +435,11 @@ class Leases:
         return row.study_id
 
     def _was_accepted(self, token: str, outcome: Outcome) -> bool:
-        accepted = sa.select(trial.c.id).where(trial.c.result_token == token, trial.c.state == outcome.state.value)
-        return self._database.first(accepted) is not None
+        accepted = sa.select(trial.c.objectives).where(
+            trial.c.result_token == token, trial.c.state == outcome.state.value
+        )
+        row = self._database.first(accepted)
+        return row is not None and row.objectives == (None if outcome.values is None else list(outcome.values))
 
 
 def _newest(reports: Sequence[Report]) -> list[Report]:

@@ -37,8 +37,10 @@ from automl.storage.feed import TRIAL_COLUMNS, RowReader, StudyFeed
 from automl.storage.lazy_trial import LazyTrial
 from automl.storage.optuna_writes import TrialWriter, result_columns
 from automl.storage.schema import ensure_schema
-from automl.storage.studies import Studies
+from automl.storage.studies import there
 from automl.storage.tables import study, trial
+from automl.storage.trash import Trash
+from automl.team import DEFAULT_PROJECT, check_project
 
 _OUR_STATES: Mapping[OptunaState, TrialState] = {
     OptunaState.WAITING: TrialState.WAITING,
@@ -49,36 +51,37 @@ _OUR_STATES: Mapping[OptunaState, TrialState] = {
 }
 
 _STUDY = study.c.id == sa.bindparam("study", type_=sa.BigInteger)
-_SET_STUDY_ATTR = {
-    name: sa.update(study).where(_STUDY).values({name: json_merge(study.c[name], sa.bindparam("attr", type_=sa.Text))})
-    for name in ("user_attrs", "system_attrs")
-}
-_GET_TRIAL = sa.select(trial.c.study_id, *TRIAL_COLUMNS).where(trial.c.id == sa.bindparam("trial"))
 
 
 class OptunaStorage(BaseStorage):
-    """An `optuna.storages.BaseStorage`. Safe to share between threads, to pickle, and to inherit through a fork."""
+    """An `optuna.storages.BaseStorage` with the studies of one project.
 
-    def __init__(self, url: str):
+    Safe to share between threads, to pickle, and to inherit through a fork.
+    """
+
+    def __init__(self, url: str, project: str = DEFAULT_PROJECT):
         """Opens the database, and makes or migrates its tables if need be.
 
-        Raises `InvalidTarget`, `DatabaseUnavailable`, `SchemaMismatch`.
+        Raises `InvalidTarget`, `InvalidInput` for a project, `DatabaseUnavailable`, `SchemaMismatch`.
         """
+        check_project(project)
         database = Database(url)
         ensure_schema(database)
-        self._open(database)
+        self._open(database, project)
 
     @classmethod
-    def over(cls, database: Database) -> OptunaStorage:
+    def over(cls, database: Database, project: str = DEFAULT_PROJECT) -> OptunaStorage:
         """The storage over an open database with our tables in it."""
         storage = cls.__new__(cls)
-        storage._open(database)
+        storage._open(database, project)
         return storage
 
-    def _open(self, database: Database) -> None:
+    def _open(self, database: Database, project: str) -> None:
         self._database = database
+        self._project = project
+        self._there = there(project)
         self._distributions = Distributions(database)
-        self._writer = TrialWriter(database)
+        self._writer = TrialWriter(database, project)
         self._directions: dict[int, list[StudyDirection]] = {}
         self._study_of: dict[int, int] = {}  # of the trials that this process writes
         self._known: dict[tuple[int, str, BaseDistribution], int] = {}  # checked and stored: the id
@@ -92,7 +95,7 @@ class OptunaStorage(BaseStorage):
         self._reader = RowReader(self._distributions)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OptunaStorage, (self._database.url.render_as_string(hide_password=False),)
+        return OptunaStorage, (self._database.url.render_as_string(hide_password=False), self._project)
 
     def remove_session(self) -> None:
         """Close the connections that are not in use."""
@@ -102,7 +105,8 @@ class OptunaStorage(BaseStorage):
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         name = DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4()) if study_name is None else study_name
-        values = {"name": name, "directions": [direction.name.lower() for direction in directions]}
+        names = [direction.name.lower() for direction in directions]
+        values = {"project": self._project, "name": name, "directions": names}
         try:
             row = self._database.first(sa.insert(study).values(created_at=now(), **values).returning(study.c.id))
         except IntegrityError as error:
@@ -112,7 +116,7 @@ class OptunaStorage(BaseStorage):
 
     def delete_study(self, study_id: int) -> None:
         try:
-            Studies(self._database, self._distributions).delete(study_id)
+            Trash(self._database, self._project).delete(study_id)
         except NotFound as error:
             raise _no_study(study_id) from error
         self._directions.pop(study_id, None)
@@ -126,11 +130,13 @@ class OptunaStorage(BaseStorage):
         self._set_study_attr("system_attrs", study_id, key, value)
 
     def _set_study_attr(self, column: str, study_id: int, key: str, value: Any) -> None:
-        if not self._database.execute(_SET_STUDY_ATTR[column], {"study": study_id, "attr": dumps({key: value})}):
+        merged = json_merge(study.c[column], sa.bindparam("attr", type_=sa.Text))
+        written = sa.update(study).where(_STUDY, self._there).values({column: merged})
+        if not self._database.execute(written, {"study": study_id, "attr": dumps({key: value})}):
             raise _no_study(study_id)
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        row = self._database.first(sa.select(study.c.id).where(study.c.name == study_name))
+        row = self._database.first(sa.select(study.c.id).where(study.c.name == study_name, self._there))
         if row is None:
             raise KeyError(f"there is no study named {study_name!r}")
         return row.id
@@ -150,7 +156,7 @@ class OptunaStorage(BaseStorage):
         return self._of_study(study_id, study.c.system_attrs)
 
     def _of_study(self, study_id: int, column: sa.ColumnElement[Any]) -> Any:
-        row = self._database.first(sa.select(column).where(_STUDY), {"study": study_id})
+        row = self._database.first(sa.select(column).where(_STUDY, self._there), {"study": study_id})
         if row is None:
             raise _no_study(study_id)
         return row[0]
@@ -166,7 +172,7 @@ class OptunaStorage(BaseStorage):
                 system_attrs=row.system_attrs,
                 study_id=row.id,
             )
-            for row in self._database.all(sa.select(*columns).order_by(study.c.id))
+            for row in self._database.all(sa.select(*columns).where(self._there).order_by(study.c.id))
         ]
 
     # -- writing trials -----------------------------------------------------------------------------------------
@@ -217,7 +223,7 @@ class OptunaStorage(BaseStorage):
 
     def _study_of_trial(self, trial_id: int) -> int:
         if trial_id not in self._study_of:
-            row = self._database.first(sa.select(trial.c.study_id).where(trial.c.id == trial_id))
+            row = self._database.first(self._of_trials(trial.c.study_id).where(trial.c.id == trial_id))
             if row is None:
                 raise _no_trial(trial_id)
             self._study_of[trial_id] = row.study_id
@@ -252,10 +258,15 @@ class OptunaStorage(BaseStorage):
     # -- reading trials -----------------------------------------------------------------------------------------
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        row = self._database.first(_GET_TRIAL, {"trial": trial_id})
+        wanted = self._of_trials(trial.c.study_id, *TRIAL_COLUMNS).where(trial.c.id == sa.bindparam("trial"))
+        row = self._database.first(wanted, {"trial": trial_id})
         if row is None:
             raise _no_trial(trial_id)
         return self._read(row)
+
+    def _of_trials(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Of the trials in this project's studies."""
+        return sa.select(*columns).join(study, study.c.id == trial.c.study_id).where(self._there)
 
     def _read(self, row: sa.Row[Any]) -> LazyTrial:
         """`row` holds the study's id, then TRIAL_COLUMNS."""
@@ -264,7 +275,7 @@ class OptunaStorage(BaseStorage):
         return LazyTrial(read.as_enqueued() if waiting_suggestion else read)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        wanted = sa.select(trial.c.id).where(trial.c.study_id == study_id, trial.c.number == trial_number)
+        wanted = self._of_trials(trial.c.id).where(trial.c.study_id == study_id, trial.c.number == trial_number)
         row = self._database.first(wanted)
         if row is None:
             raise KeyError(f"study {study_id} has no trial {trial_number}")
@@ -287,6 +298,7 @@ class OptunaStorage(BaseStorage):
     def _feed(self, study_id: int) -> StudyFeed:
         with self._lock:
             if study_id not in self._feeds:
+                self._of_study(study_id, study.c.id)  # a feed looks at the id alone
                 self._feeds[study_id] = StudyFeed(self._database, self._reader, study_id)
             return self._feeds[study_id]
 
@@ -296,7 +308,7 @@ class OptunaStorage(BaseStorage):
             raise RuntimeError("Best trial can be obtained only for single-objective optimization.")
         order = trial.c.value.desc() if directions[0] is StudyDirection.MAXIMIZE else trial.c.value.asc()
         complete = trial.c.state == sa.literal_column("'complete'")
-        wanted = sa.select(trial.c.study_id, *TRIAL_COLUMNS).where(
+        wanted = self._of_trials(trial.c.study_id, *TRIAL_COLUMNS).where(
             trial.c.study_id == study_id, complete, trial.c.value.is_not(None), trial.c.invalid.is_(None)
         )
         row = self._database.first(wanted.order_by(order, trial.c.number).limit(1))

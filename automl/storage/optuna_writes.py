@@ -72,7 +72,8 @@ _END = _REQUEUE.values(
 
 _COUNT_UP = (
     sa.update(study)
-    .where(study.c.id == sa.bindparam("study", type_=sa.BigInteger))
+    .where(study.c.id == sa.bindparam("study", type_=sa.BigInteger), study.c.deleted_at.is_(None))
+    .where(study.c.project == sa.bindparam("of_project", type_=sa.Text))
     .values(next_number=study.c.next_number + 1)
     .returning((study.c.next_number - 1).label("number"))
 )
@@ -100,8 +101,9 @@ def _insert_on_sqlite(columns: Mapping[str, sa.ColumnElement[Any]]) -> sa.Update
 class TrialWriter:
     """Raises KeyError for a trial or study that is not there, `UpdateFinishedTrialError`, `StorageError`."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str):
         self._database = database
+        self._project = project
         self._on_postgresql = database.dialect == "postgresql"
         self._insert = _insert_on_postgresql if self._on_postgresql else _insert_on_sqlite
         self._count_up = Prepared(database, _COUNT_UP)
@@ -131,21 +133,23 @@ class TrialWriter:
 
     def ask(self, study_id: int) -> int:
         """A new running trial with the study's next number; its id. A budget is not looked at: Optuna has none."""
+        place = {"study": study_id, "of_project": self._project}
         if self._on_postgresql:
-            return _id_of(self._ask.first({"study": study_id}), study_id)
+            return _id_of(self._ask.first(place), study_id)
         with self._database.transaction() as connection:
-            number = _id_of(self._count_up.first({"study": study_id}, connection), study_id)
+            number = _id_of(self._count_up.first(place, connection), study_id)
             return _id_of(self._ask.first({"study": study_id, "number": number}, connection), study_id)
 
     def add(self, study_id: int, values: Mapping[str, Any], reports: Mapping[int, float]) -> int:
         """A new trial with these columns and reports; its id."""
         columns = {name: sa.literal(value, trial.c[name].type) for name, value in values.items()}
         statement = self._insert({**columns, "created_at": now()})
-        arguments = {"study": study_id}
+        place = {"study": study_id, "of_project": self._project}
         rows = [{"step": step, "value": float(value), "attempt": values["attempt"]} for step, value in reports.items()]
         with self._database.transaction() as connection:
+            arguments: dict[str, Any] = place
             if not self._on_postgresql:
-                arguments["number"] = _id_of(self._count_up.first(arguments, connection), study_id)
+                arguments = {"study": study_id, "number": _id_of(self._count_up.first(place, connection), study_id)}
             trial_id = _id_of(connection.execute(statement, arguments).first(), study_id)
             if rows:
                 connection.execute(sa.insert(report), [{"trial_id": trial_id, **row} for row in rows])

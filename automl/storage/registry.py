@@ -20,6 +20,7 @@ from automl.core import Artifact, Estimate, Gate, Model, ModelVersion, Promotion
 from automl.errors import NotFound, PromotionConflict
 from automl.storage.database import Database, now
 from automl.storage.tables import alias, model, model_file, model_version, promotion
+from automl.team import DEFAULT_PROJECT
 
 #: The alias that a model's name alone stands for.
 DEFAULT_ALIAS = "champion"
@@ -29,10 +30,11 @@ _VERSION_COLUMNS = tuple(model_version.c[name] for name in ModelVersion.__datacl
 
 
 class Registry:
-    """The storage's half of promotion."""
+    """The storage's half of promotion: the models of one project."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
+        self._project = project
         self._insert: Any = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     # -- looking ------------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ class Registry:
         counted = sa.select(model_version.c.model_id, sa.func.count().label("n")).group_by(model_version.c.model_id)
         named = sa.select(alias.c.model_id, alias.c.name, model_version.c.version).join(model_version)
         with self._database.snapshot() as connection:
-            rows = connection.execute(sa.select(model).order_by(model.c.name)).all()
+            rows = connection.execute(sa.select(model).where(self._mine).order_by(model.c.name)).all()
             versions = {row.model_id: row.n for row in connection.execute(counted)}
             aliases: dict[int, dict[str, int]] = defaultdict(dict)
             for row in connection.execute(named.order_by(alias.c.name)):
@@ -52,17 +54,17 @@ class Registry:
     def versions(self, name: str) -> list[ModelVersion]:
         """Newest first. Raises `NotFound`, which names the models that there are."""
         self.check_model(name)
-        return self._versions(model.c.name == name)
+        return self._versions(self._named(name))
 
     def version(self, reference: str) -> ModelVersion:
         """`digits@champion`, `digits@3`, or `digits` for its champion. Raises `NotFound`, which says what there is."""
         name, at, wanted = reference.partition("@")
         wanted = wanted if at else DEFAULT_ALIAS
         if _NUMBER.fullmatch(wanted):
-            found = self._versions(sa.and_(model.c.name == name, model_version.c.version == int(wanted)))
+            found = self._versions(sa.and_(self._named(name), model_version.c.version == int(wanted)))
         else:
             named = sa.select(alias.c.version_id).where(alias.c.model_id == model.c.id, alias.c.name == wanted)
-            found = self._versions(sa.and_(model.c.name == name, model_version.c.id == named.scalar_subquery()))
+            found = self._versions(sa.and_(self._named(name), model_version.c.id == named.scalar_subquery()))
         if found:
             return found[0]
         self.check_model(name)
@@ -74,22 +76,30 @@ class Registry:
 
     def of_trial(self, name: str, trial_id: int) -> ModelVersion | None:
         """The version that the model has of this trial; None when it has none."""
-        found = self._versions(sa.and_(model.c.name == name, model_version.c.trial_id == trial_id))
+        found = self._versions(sa.and_(self._named(name), model_version.c.trial_id == trial_id))
         return found[0] if found else None
 
     def promotions(self, name: str, alias_name: str | None = None) -> list[Promotion]:
         """The moves of the model's aliases, or of one of them, newest first; [] where there is none."""
-        wanted = sa.select(promotion, model.c.name.label("model")).join(model).where(model.c.name == name)
+        wanted = sa.select(promotion, model.c.name.label("model")).join(model).where(self._named(name))
         if alias_name is not None:
             wanted = wanted.where(promotion.c.alias == alias_name)
         return [_promotion(row) for row in self._database.all(wanted.order_by(promotion.c.id.desc()))]
 
     def check_model(self, name: str) -> None:
         """Raises `NotFound`, which names the models that there are."""
-        names = [row.name for row in self._database.all(sa.select(model.c.name).order_by(model.c.name))]
+        known = sa.select(model.c.name).where(self._mine).order_by(model.c.name)
+        names = [row.name for row in self._database.all(known)]
         if name not in names:
             there = f"there are {', '.join(names[:10])}" if names else "`automl promote STUDY` makes the first"
             raise NotFound(f"model {name!r} is not in {self._database}; {there}", field="model")
+
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return model.c.project == self._project
+
+    def _named(self, name: str) -> sa.ColumnElement[bool]:
+        return sa.and_(self._mine, model.c.name == name)
 
     def _versions(self, which: sa.ColumnElement[bool]) -> list[ModelVersion]:
         wanted = sa.select(model_version.c.id, *_VERSION_COLUMNS, model.c.name.label("model")).join(model).where(which)
@@ -140,9 +150,9 @@ class Registry:
 
     def _locked_model(self, connection: sa.Connection, name: str) -> int:
         """The id of the model, made if it is new. Its other movers wait from here on until we are done."""
-        new = self._insert(model).values(name=name, created_at=now()).on_conflict_do_nothing()
-        connection.execute(new)
-        found = connection.execute(sa.select(model.c.id).where(model.c.name == name).with_for_update()).one()
+        new = self._insert(model).values(project=self._project, name=name, created_at=now())
+        connection.execute(new.on_conflict_do_nothing())
+        found = connection.execute(sa.select(model.c.id).where(self._named(name)).with_for_update()).one()
         return int(found.id)
 
     def _kept(self, connection: sa.Connection, model_id: int, version: ModelVersion) -> tuple[int, int]:

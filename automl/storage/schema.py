@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,33 @@ def ensure_schema(database: Database) -> None:
     with database.connection() as connection:
         if _version(connection) == HEAD:
             return
-    with database.transaction() as connection:
+    with without_foreign_keys(database), database.transaction() as connection:
         if database.dialect == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         version = _version(connection)
         if version == HEAD:
             return  # somebody else was faster
         _upgrade(connection, version, database)
+
+
+@contextmanager
+def without_foreign_keys(database: Database) -> Iterator[None]:
+    """SQLite changes a table by making another one, and dropping the old one must not drop what refers to it.
+
+    It can be said outside of a transaction only; the thread's connection is the one that the transaction takes.
+    """
+    if database.dialect != "sqlite":
+        yield
+        return
+    with database.connection() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")  # or triggers are looked at half-way
+    try:
+        yield
+    finally:
+        with database.connection() as connection:
+            connection.exec_driver_sql("PRAGMA legacy_alter_table = OFF")
+            connection.exec_driver_sql("PRAGMA foreign_keys = ON")
 
 
 def _version(connection: sa.Connection) -> str | None:

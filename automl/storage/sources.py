@@ -19,7 +19,9 @@ from automl.core import Attr, TrialState
 from automl.declaration import StudySpec
 from automl.errors import InvalidStudy
 from automl.storage.database import Database, violates
+from automl.storage.studies import there
 from automl.storage.tables import distribution, study, trial
+from automl.team import DEFAULT_PROJECT
 
 #: Studies that "auto" takes at most, the newest: models of more cost more than they tell.
 MAX_SOURCES = 8
@@ -49,10 +51,11 @@ class Found:
 
 
 class Sources:
-    """The past studies of a database."""
+    """The past studies of one project."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
+        self._there = there(project)
 
     def check(self, spec: StudySpec) -> None:
         """Raises `InvalidStudy` when `spec.transfer` names a study that is not there, or that has several metrics."""
@@ -102,7 +105,7 @@ class Sources:
 
     def found(self, past: Past) -> Found | None:
         """None when the study is gone."""
-        row = self._database.first(sa.select(study.c.directions).where(study.c.id == past.study_id))
+        row = self._database.first(sa.select(study.c.directions).where(study.c.id == past.study_id, self._there))
         if row is None:
             return None
         sign = -1.0 if row.directions[0] == "maximize" else 1.0
@@ -118,13 +121,15 @@ class Sources:
 
     def _studies(self) -> list[sa.Row[Any]]:
         """The oldest first."""
-        return self._database.all(sa.select(study.c.id, study.c.name, study.c.directions).order_by(study.c.id))
+        wanted = sa.select(study.c.id, study.c.name, study.c.directions).where(self._there)
+        return self._database.all(wanted.order_by(study.c.id))
 
     def _overlap(self, spec: StudySpec) -> Mapping[int, int]:
         """Study id -> how many parameters of `spec` it has, by name and kind."""
         kinds = {name: parameter.kind for name, parameter in (spec.space or {}).items()}
         columns = (distribution.c.study_id, distribution.c.name, distribution.c.body)
-        rows = self._database.all(sa.select(*columns).where(distribution.c.name.in_(kinds)))
+        mine = sa.select(*columns).join(study, study.c.id == distribution.c.study_id).where(self._there)
+        rows = self._database.all(mine.where(distribution.c.name.in_(kinds)))
         shared = {(row.study_id, row.name) for row in rows if _kind(row.body) == kinds[row.name]}
         return Counter(owner for owner, _ in shared)
 

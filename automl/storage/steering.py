@@ -16,9 +16,11 @@ from sqlalchemy.exc import IntegrityError
 from automl.core import StudyRecord, StudyState, TrialState
 from automl.declaration import StudySpec
 from automl.errors import InvalidInput, NotFound
+from automl.storage import batch_budget
 from automl.storage.database import Database, now
-from automl.storage.studies import new_trial
-from automl.storage.tables import event, study, trial
+from automl.storage.studies import new_trial, tell, there
+from automl.storage.tables import study, trial
+from automl.team import DEFAULT_PROJECT
 
 MAX_TAGS = 20
 MAX_TAG_LENGTH = 40
@@ -32,10 +34,12 @@ _MARKABLE = (TrialState.COMPLETE.value, TrialState.PRUNED.value, TrialState.FAIL
 
 
 class Steering:
-    """The verbs. Raises `InvalidInput` for what cannot be, and then has changed nothing."""
+    """The verbs of one project. Raises `InvalidInput` for what cannot be, and then has changed nothing."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
+        self._project = project
+        self._there = there(project)
 
     # -- studies ------------------------------------------------------------------------------------------------
 
@@ -55,21 +59,8 @@ class Steering:
             if row.paused == paused:
                 return False
             connection.execute(sa.update(study).where(study.c.id == record.id).values(paused=paused))
-            self._tell(connection, record.id, row.state, "paused" if paused else "resumed")
+            tell(connection, record.id, row.state, "paused" if paused else "resumed")
             return True
-
-    def _tell(self, connection: sa.Connection, study_id: int, state: str, cause: str) -> None:
-        """An event of the study itself, as the trigger writes them."""
-        on_postgresql = self._database.dialect == "postgresql"
-        position = "pg_current_xact_id()::text::bigint" if on_postgresql else "0"
-        told = {
-            "position": sa.literal_column(position, sa.BigInteger),
-            "study_id": study_id,
-            "state": state,
-            "cause": cause,
-            "at": now(),
-        }
-        connection.execute(sa.insert(event).values(**told))
 
     def set_budget(self, record: StudyRecord, trials: int | None, minutes: float | None) -> None:
         """New totals, None: as it is. Opens a study that was finished or stopped; to close it again is the caller's."""
@@ -118,6 +109,8 @@ class Steering:
                     values["spec"] = {**row.spec, "budget": {**budget, "trials": max(budget["trials"], made + 1)}}
             connection.execute(sa.update(study).where(study.c.id == record.id).values(**values))
             _open_again(connection, record.id, row.state)
+            if row.batch_id is not None:
+                batch_budget.take_extra(connection, row.batch_id)
             fixed = {"system_attrs": {"fixed_params": dict(params)}}
             connection.execute(new_trial(record.id, row.next_number, "enqueued", fixed))
             return row.next_number
@@ -133,11 +126,13 @@ class Steering:
         budget = spec.budget if trials is None else replace(spec.budget, trials=trials)
         spec = replace(spec, name=new_name, budget=budget, seed=spec.seed if seed is None else seed)
         values = {
+            "project": self._project,
             "name": new_name,
             "directions": list(spec.directions),
             "spec": spec.to_json(),
             "entrypoint": record.entrypoint,
             "code_sha256": record.code_sha256,
+            "package_sha256": record.package_sha256,
             "queued": True,
             "max_trials": budget.trials,
             "max_active_s": budget.minutes * 60 if budget.minutes else None,
@@ -157,12 +152,13 @@ class Steering:
         self._change(record, tags=_checked_tags(tags))
 
     def _change(self, record: StudyRecord, **values: Any) -> None:
-        if not self._database.execute(sa.update(study).where(study.c.id == record.id).values(**values)):
+        if not self._database.execute(sa.update(study).where(study.c.id == record.id, self._there).values(**values)):
             raise NotFound(f"study {record.name!r} is gone", field="study")
 
     def _locked(self, connection: sa.Connection, record: StudyRecord) -> sa.Row[Any]:
         """The study's row, which is nobody else's until the transaction ends."""
-        row = connection.execute(sa.select(study).where(study.c.id == record.id).with_for_update()).first()
+        locked = sa.select(study).where(study.c.id == record.id, self._there).with_for_update()
+        row = connection.execute(locked).first()
         if row is None:
             raise NotFound(f"study {record.name!r} is gone", field="study")
         return row
@@ -213,6 +209,7 @@ def _open_again(connection: sa.Connection, study_id: int, state: str) -> None:
     if state != StudyState.OPEN.value:
         opened = {"state": StudyState.OPEN.value, "reason": None}
         connection.execute(sa.update(study).where(study.c.id == study_id).values(**opened))
+        batch_budget.open_again(connection, study_id)
 
 
 def _checked_tags(tags: Sequence[str]) -> list[str]:

@@ -16,12 +16,14 @@ from sqlalchemy.exc import IntegrityError
 from automl.core import FailureKind, StudyRecord, StudyState, TrialState
 from automl.declaration import StudySpec
 from automl.errors import NotFound, StudyConflict
+from automl.storage import batch_budget
 from automl.storage.database import Database, dumps, json_merge, now
 from automl.storage.distributions import Distributions
 from automl.storage.prepared import Prepared
-from automl.storage.tables import artifact, distribution, event, report, study, trial
+from automl.storage.tables import event, study, trial
+from automl.team import DEFAULT_PROJECT
 
-_UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
+UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
 _SUGGESTED = ("params", "distributions", "system_attrs", "basis")
 _STUDY_COLUMNS = tuple(study.c[name] for name in StudyRecord.__dataclass_fields__)
 
@@ -48,11 +50,14 @@ class Unclaimed:
 
 
 class Studies:
-    """The storage's half for everybody who is not a worker."""
+    """The storage's half for everybody who is not a worker: the studies of one project, without deleted ones."""
 
-    def __init__(self, database: Database, distributions: Distributions):
+    def __init__(self, database: Database, distributions: Distributions, project: str = DEFAULT_PROJECT):
         self._database = database
         self._distributions = distributions
+        self._project = project
+        self._there = there(project)
+        self._batches: dict[int, int | None] = {}  # study -> batch
         on_postgresql = database.dialect == "postgresql"
         self._add_suggestion = Prepared(database, _add_suggestion()) if on_postgresql else None
 
@@ -67,6 +72,7 @@ class Studies:
         queued: bool,
         extend: bool,
         origin_id: int | None = None,
+        package_sha256: str | None = None,
     ) -> StudyRecord:
         """The study of that name: made (to confirm study `origin_id`), or found and opened again with this budget.
 
@@ -78,6 +84,7 @@ class Studies:
             "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
             "retries": spec.retries,
             "code_sha256": code_sha256,
+            "package_sha256": package_sha256,
             "reason": None,
         }
         if entrypoint is not None:
@@ -87,6 +94,7 @@ class Studies:
         found = self._find(spec.name)
         if found is None:
             new = {"name": spec.name, "directions": list(spec.directions), "created_at": now(), "origin_id": origin_id}
+            new["project"] = self._project
             try:
                 self._database.execute(sa.insert(study).values(**new, **values))
                 return self.get(spec.name)
@@ -115,28 +123,38 @@ class Studies:
         """Raises `NotFound`, which names the studies that there are."""
         found = self._find(name)
         if found is None:
-            names = [row.name for row in self._database.all(sa.select(study.c.name).order_by(study.c.id).limit(10))]
+            known = sa.select(study.c.name).where(self._there).order_by(study.c.id).limit(10)
+            names = [row.name for row in self._database.all(known)]
             there = f"there are {', '.join(names)}" if names else "there is none yet"
             raise NotFound(f"study {name!r} is not in {self._database}; {there}", field="study")
         return found
 
     def by_id(self, study_id: int) -> StudyRecord:
-        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.id == study_id))
+        """Raises `NotFound`, also for a study of another project."""
+        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.id == study_id, self._there))
         if row is None:
             raise NotFound(f"study {study_id} is gone", field="study")
         return _study_record(row)
 
     def _find(self, name: str) -> StudyRecord | None:
-        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.name == name))
+        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.name == name, self._there))
         return _study_record(row) if row is not None else None
 
     def all(self) -> list[StudyRecord]:
-        return [_study_record(row) for row in self._database.all(sa.select(*_STUDY_COLUMNS).order_by(study.c.id))]
+        """The oldest first."""
+        wanted = sa.select(*_STUDY_COLUMNS).where(self._there)
+        return [_study_record(row) for row in self._database.all(wanted.order_by(study.c.id))]
 
     def queued(self) -> list[StudyRecord]:
-        """Open studies that any worker may take up, the oldest first."""
-        wanted = sa.select(*_STUDY_COLUMNS).where(study.c.queued, study.c.state == StudyState.OPEN.value)
-        return [_study_record(row) for row in self._database.all(wanted.order_by(study.c.id))]
+        """Open studies that any worker may take up: by priority, then by their place in a batch, the oldest first.
+
+        Those that wait for their batch are left out.
+        """
+        wanted = sa.select(*_STUDY_COLUMNS).where(study.c.queued, study.c.state == StudyState.OPEN.value, self._there)
+        wanted = wanted.where(batch_budget.has_turn())
+        # NULLs are said to come last: the two databases do not agree on where they belong.
+        order = (study.c.priority.desc(), study.c.batch_position.is_(None), study.c.batch_position, study.c.id)
+        return [_study_record(row) for row in self._database.all(wanted.order_by(*order))]
 
     def end(self, study_id: int, state: StudyState, reason: str) -> bool:
         """Stop or fail an open study and cancel what is unfinished; False when it was not open."""
@@ -144,8 +162,9 @@ class Studies:
         with self._database.transaction() as connection:
             if not connection.execute(ended.values(state=state.value, reason=reason, paused=False)).rowcount:
                 return False
-            self._cancel(connection, study_id, trial.c.state.in_(_UNFINISHED))
-            return True
+            cancel(connection, study_id, trial.c.state.in_(UNFINISHED))
+        self._settle_batch(study_id)
+        return True
 
     def fail_if_hopeless(self, study_id: int, same: int) -> bool:
         """Fail a study of which no trial ever worked and the last `same` failures were alike."""
@@ -170,14 +189,30 @@ class Studies:
             study.c.next_number - study.c.cancelled >= study.c.max_trials,
             study.c.active_s >= study.c.max_active_s,
         )
-        unfinished = sa.exists().where(trial.c.study_id == study.c.id, trial.c.state.in_(_UNFINISHED))
+        unfinished = sa.exists().where(trial.c.study_id == study.c.id, trial.c.state.in_(UNFINISHED))
         closed = sa.update(study).where(
             study.c.id == study_id, study.c.state == StudyState.OPEN.value, used, ~unfinished
         )
         with self._database.transaction() as connection:
             # Locked first: an UPDATE that has to wait for the row would judge by the trials of before its wait.
             connection.execute(sa.select(study.c.id).where(study.c.id == study_id).with_for_update())
-            return bool(connection.execute(closed.values(state=StudyState.FINISHED.value, paused=False)).rowcount)
+            done = bool(connection.execute(closed.values(state=StudyState.FINISHED.value, paused=False)).rowcount)
+        self._settle_batch(study_id)
+        return done
+
+    def _settle_batch(self, study_id: int) -> None:
+        """What follows for the batch of a study, if it has one, from what became of the study."""
+        batch_id = self._batch_of(study_id)
+        if batch_id is not None:
+            with self._database.transaction() as connection:
+                batch_budget.settle(connection, batch_id)
+
+    def _batch_of(self, study_id: int) -> int | None:
+        """Remembered: a study never comes into a batch, nor out of it."""
+        if study_id not in self._batches:
+            row = self._database.first(sa.select(study.c.batch_id).where(study.c.id == study_id))
+            self._batches[study_id] = None if row is None else row.batch_id
+        return self._batches[study_id]
 
     def counts(self, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
         """Trials by state, with every state present, and "total"."""
@@ -196,7 +231,7 @@ class Studies:
     # -- suggesting ---------------------------------------------------------------------------------------------
 
     def hold(self, study_id: int, token: str, lease_s: float, active_s: float = 0.0) -> Held | None:
-        """Take or keep the right to suggest for the study; None while another process has it.
+        """Take or keep the right to suggest for the study; None while another process has it, and when it is gone.
 
         `active_s` seconds of search since the last call count for the budget's minutes, unless the study is paused.
         """
@@ -204,6 +239,7 @@ class Studies:
             sa.update(study)
             .where(
                 study.c.id == study_id,
+                self._there,
                 sa.or_(
                     study.c.suggester_token == token,
                     study.c.suggester_token.is_(None),
@@ -219,6 +255,7 @@ class Studies:
                 study.c.state,
                 study.c.next_number,
                 (study.c.max_trials - study.c.next_number + study.c.cancelled).label("trials_left"),
+                batch_budget.TRIALS_LEFT.label("batch_left"),
                 (study.c.max_active_s - study.c.active_s).label("seconds_left"),
                 study.c.paused,
                 study.c.spec["budget"].label("budget"),
@@ -227,7 +264,8 @@ class Studies:
         row = self._database.first(held)
         if row is None:
             return None
-        return Held(StudyState(row.state), row.next_number, row.trials_left, row.seconds_left, row.paused, row.budget)
+        left = min((n for n in (row.trials_left, row.batch_left) if n is not None), default=None)
+        return Held(StudyState(row.state), row.next_number, left, row.seconds_left, row.paused, row.budget)
 
     def let_go(self, study_id: int, token: str) -> None:
         """Give the right to suggest back at once, instead of when it expires."""
@@ -241,12 +279,11 @@ class Studies:
         nothing done, when the number was taken, the budget is used, the study is paused or over, or the lease is lost.
         """
         row = self._suggestion_row(study_id, suggestion)
-        if self._add_suggestion is not None:
+        if self._add_suggestion is not None and self._batch_of(study_id) is None:
             place = {"study": study_id, "token": token, "number": number}
             return bool(self._add_suggestion.execute({**place, **row}))
-        taken = _counted_up(study_id, _next_is(token, number))
         with self._database.transaction() as connection:
-            if connection.execute(taken).first() is None:
+            if _take_number(connection, study_id, _next_is(token, number)) is None:
                 return False
             connection.execute(new_trial(study_id, number, "suggested", row))
             return True
@@ -282,12 +319,12 @@ class Studies:
     def enqueue(self, study_id: int, params: Mapping[str, Any]) -> int | None:
         """Add a trial with these parameters, the rest to be suggested; its number, None when the budget is used."""
         with self._database.transaction() as connection:
-            row = connection.execute(_counted_up(study_id, sa.true())).first()
-            if row is None:
+            number = _take_number(connection, study_id, sa.true())
+            if number is None:
                 return None
             fixed = {"fixed_params": dict(params)}
-            connection.execute(new_trial(study_id, row.number, "enqueued", {"system_attrs": fixed}))
-            return row.number
+            connection.execute(new_trial(study_id, number, "enqueued", {"system_attrs": fixed}))
+            return number
 
     def shrink_budget(self, study_id: int) -> None:
         """Make the trials that there are the whole budget (a grid has no more points)."""
@@ -305,7 +342,7 @@ class Studies:
         with self._database.transaction() as connection:
             if not connection.execute(ends.values(reason=reason)).rowcount:
                 return False
-            self._cancel(connection, study_id, unclaimed)
+            cancel(connection, study_id, unclaimed)
             connection.execute(ends.values(max_trials=study.c.next_number - study.c.cancelled))
             return True
 
@@ -316,33 +353,46 @@ class Studies:
         written = sa.update(study).where(holds).values(system_attrs=noted)
         return bool(self._database.execute(written, {"noted": dumps({key: value})}))
 
+    def noted(self, study_id: int, key: str) -> Any:
+        """A system attribute of the study; None when it has none of that name."""
+        row = self._database.first(sa.select(study.c.system_attrs).where(study.c.id == study_id))
+        return None if row is None else row.system_attrs.get(key)
+
     def cancel_waiting(self, study_id: int, number: int | None = None) -> int:
         """Cancel what nobody has started, or only trial `number` of it; how many."""
         which = trial.c.state == TrialState.WAITING.value
         if number is not None:
             which = sa.and_(which, trial.c.number == number)
         with self._database.transaction() as connection:
-            return self._cancel(connection, study_id, which)
+            return cancel(connection, study_id, which)
 
-    @staticmethod
-    def _cancel(connection: sa.Connection, study_id: int, which: sa.ColumnElement[bool]) -> int:
-        chosen = sa.select(trial.c.id).where(trial.c.study_id == study_id, which).order_by(trial.c.id)
-        ids = connection.scalars(chosen.with_for_update()).all()  # in this order: see `leases._RENEW`
-        cancelled = (
-            sa.update(trial)
-            .where(trial.c.id.in_(ids))
+    def want(self, study_id: int, slots: int, for_s: float) -> int:
+        """Have somebody else suggest for the study, for `slots` trials at a time and so many seconds from now.
+
+        How many trials wait to be claimed. Of several that want the same study the largest number counts, and not the
+        sum: what runs has one that can follow it anyway. Raises `NotFound`.
+        """
+        wants = study.c.wanted_until > now()
+        fewer = sa.and_(wants, study.c.wanted_slots > slots)
+        later = sa.and_(wants, study.c.wanted_until > now() + for_s)
+        wanted = (
+            sa.update(study)
+            .where(study.c.id == study_id, self._there)
             .values(
-                state=TrialState.CANCELLED.value,
-                cause="cancelled",
-                lease_token=None,
-                lease_expires_at=None,
-                finished_at=now(),
+                wanted_slots=sa.case((fewer, study.c.wanted_slots), else_=slots),
+                wanted_until=sa.case((later, study.c.wanted_until), else_=now() + for_s),
             )
         )
-        count = connection.execute(cancelled).rowcount
-        more = sa.update(study).where(study.c.id == study_id)
-        connection.execute(more.values(cancelled=study.c.cancelled + count))
-        return count
+        if not self._database.execute(wanted):
+            raise NotFound(f"study {study_id} is gone", field="study")
+        waiting = sa.select(sa.func.count().label("n")).where(
+            trial.c.study_id == study_id,
+            trial.c.state == sa.literal_column("'waiting'"),
+            trial.c.basis.is_not(None),
+            trial.c.run_after <= now(),
+        )
+        row = self._database.first(waiting)
+        return 0 if row is None else int(row.n)
 
     def clock(self) -> float:
         """The database's clock, seconds since the epoch."""
@@ -350,18 +400,57 @@ class Studies:
         assert row is not None
         return float(row.now)
 
-    def delete(self, study_id: int) -> None:
-        """Remove a study with everything in it. Raises `NotFound`."""
-        with self._database.transaction() as connection:
-            connection.execute(sa.delete(event).where(event.c.study_id == study_id))
-            trials = sa.select(trial.c.id).where(trial.c.study_id == study_id)
-            connection.execute(trials.order_by(trial.c.id).with_for_update())  # no report can come from here on
-            for table in (report, artifact):
-                connection.execute(sa.delete(table).where(table.c.trial_id.in_(trials)))
-            for table in (trial, distribution):
-                connection.execute(sa.delete(table).where(table.c.study_id == study_id))
-            if not connection.execute(sa.delete(study).where(study.c.id == study_id)).rowcount:
-                raise NotFound(f"study {study_id} is gone", field="study")
+
+def there(project: str) -> sa.ColumnElement[bool]:
+    """Which studies are in a project, and not deleted."""
+    return sa.and_(study.c.project == project, study.c.deleted_at.is_(None))
+
+
+def cancel(connection: sa.Connection, study_id: int, which: sa.ColumnElement[bool]) -> int:
+    """Cancel these trials of a study, inside a transaction; how many. The leases of those that run are over."""
+    chosen = sa.select(trial.c.id).where(trial.c.study_id == study_id, which).order_by(trial.c.id)
+    ids = connection.scalars(chosen.with_for_update()).all()  # in this order: see `leases._RENEW`
+    cancelled = (
+        sa.update(trial)
+        .where(trial.c.id.in_(ids))
+        .values(
+            state=TrialState.CANCELLED.value,
+            cause="cancelled",
+            lease_token=None,
+            lease_expires_at=None,
+            finished_at=now(),
+        )
+    )
+    count = connection.execute(cancelled).rowcount
+    more = sa.update(study).where(study.c.id == study_id)
+    connection.execute(more.values(cancelled=study.c.cancelled + count))
+    batch_budget.give_back(connection, study_id, count)
+    return count
+
+
+def tell(connection: sa.Connection, study_id: int, state: str, cause: str) -> None:
+    """An event of the study itself, as the trigger writes them."""
+    position = "pg_current_xact_id()::text::bigint" if connection.dialect.name == "postgresql" else "0"
+    told = {
+        "position": sa.literal_column(position, sa.BigInteger),
+        "study_id": study_id,
+        "state": state,
+        "cause": cause,
+        "at": now(),
+    }
+    connection.execute(sa.insert(event).values(**told))
+
+
+def _take_number(connection: sa.Connection, study_id: int, condition: sa.ColumnElement[bool]) -> int | None:
+    """The next number of an open study, counted also in its batch; None when the budget of one of them is used."""
+    row = connection.execute(_counted_up(study_id, condition)).first()
+    if row is None:
+        return None
+    if row.batch_id is not None and not batch_budget.take(connection, row.batch_id):
+        undone = sa.update(study).where(study.c.id == study_id)  # locked by this transaction: nobody has seen it
+        connection.execute(undone.values(next_number=study.c.next_number - 1))
+        return None
+    return int(row.number)
 
 
 def _counted_up(study_id: Any, condition: sa.ColumnElement[bool]) -> Any:
@@ -369,9 +458,10 @@ def _counted_up(study_id: Any, condition: sa.ColumnElement[bool]) -> Any:
     within_budget = sa.or_(study.c.max_trials.is_(None), study.c.next_number - study.c.cancelled < study.c.max_trials)
     return (
         sa.update(study)
-        .where(study.c.id == study_id, study.c.state == StudyState.OPEN.value, within_budget, condition)
+        .where(study.c.id == study_id, study.c.state == StudyState.OPEN.value, study.c.deleted_at.is_(None))
+        .where(within_budget, condition)
         .values(next_number=study.c.next_number + 1)
-        .returning((study.c.next_number - 1).label("number"))
+        .returning((study.c.next_number - 1).label("number"), study.c.batch_id)
     )
 
 

@@ -12,7 +12,7 @@ from automl.core import StudyState, TrialState
 from automl.storage.database import Json, now
 
 #: The newest migration. `schema.py` compares it with what the database says before Alembic is even imported.
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -37,7 +37,8 @@ study = sa.Table(
     "study",
     metadata,
     sa.Column("id", _Id, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("project", sa.Text, nullable=False, server_default="default"),
+    sa.Column("name", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default=StudyState.OPEN.value),
     sa.Column("reason", sa.Text),  # why it was stopped or has failed
     sa.Column("directions", Json, nullable=False),
@@ -61,9 +62,28 @@ study = sa.Table(
     sa.Column("archived", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("tags", Json, nullable=False, server_default="[]"),
     sa.Column("origin_id", sa.BigInteger),  # the study that this one confirms; see declaration.Race
+    sa.Column("deleted_at", sa.Double),  # NULL: it is there; what was deleted can be brought back for some days
+    sa.Column("package_sha256", sa.Text),  # the code that came with it; see `package`
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),  # higher ones are taken up first
+    sa.Column("batch_id", sa.BigInteger),
+    sa.Column("batch_position", sa.Integer),
+    sa.Column("schedule_id", sa.BigInteger),  # the schedule that started it
+    # Somebody who cannot suggest himself searches it, on so many slots, until then.
+    sa.Column("wanted_slots", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("wanted_until", sa.Double, nullable=False, server_default="0"),
     _one_of("state", StudyState),
     sqlite_autoincrement=True,  # an id that was used is never given to another study
 )
+sa.Index(
+    "uq_study_name",
+    study.c.project,
+    study.c.name,
+    unique=True,
+    postgresql_where=study.c.deleted_at.is_(None),
+    sqlite_where=study.c.deleted_at.is_(None),
+)
+sa.Index("ix_study_batch_id", study.c.batch_id)
+sa.Index("ix_study_schedule_id", study.c.schedule_id)
 
 trial = sa.Table(
     "trial",
@@ -145,7 +165,7 @@ report = sa.Table(
     "report",
     metadata,
     # No foreign key: its check would lock the trial's row a second time, in the most frequent statement that there is.
-    # Reports are only ever inserted from the locked row of their trial, and deleted before it (`Studies.delete`).
+    # Reports are only ever inserted from the locked row of their trial, and deleted before it (`Trash.purge`).
     sa.Column("trial_id", _Id, primary_key=True, autoincrement=False),
     sa.Column("step", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("attempt", sa.Integer, nullable=False),
@@ -203,6 +223,7 @@ sa.Index(
 worker = sa.Table(
     "worker",
     metadata,
+    sa.Column("project", sa.Text, primary_key=True, server_default="default"),
     sa.Column("name", sa.Text, primary_key=True),  # trial.worker is this and "-" and the slot
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
@@ -223,8 +244,10 @@ model = sa.Table(
     "model",
     metadata,
     sa.Column("id", _Id, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("project", sa.Text, nullable=False, server_default="default"),
+    sa.Column("name", sa.Text, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("project", "name"),
     sqlite_autoincrement=True,
 )
 
@@ -287,20 +310,165 @@ promotion = sa.Table(
 )
 sa.Index("ix_promotion_alias", promotion.c.model_id, promotion.c.alias, promotion.c.id)
 
+# A team: who may call, what starts by itself, who is told. See `team.py`.
+
+token = sa.Table(
+    "token",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the public part of what the bearer holds
+    sa.Column("project", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),  # of the secret part: 256 random bits need no slow hash
+    sa.Column("scopes", Json, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+    sa.Column("used_at", sa.Double),
+)
+sa.Index("ix_token_project", token.c.project)
+
+duty = sa.Table(
+    "duty",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("cursor", Json, nullable=False, server_default="{}"),  # how far it has come, where it matters
+)
+
+# What was answered to a request with an idempotency key.
+answer = sa.Table(
+    "answer",
+    metadata,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request_sha256", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer),  # NULL: it is being worked on
+    sa.Column("body", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+sa.Index("ix_answer_created_at", answer.c.created_at)
+
+package = sa.Table(
+    "package",
+    metadata,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, primary_key=True),  # of `body`
+    sa.Column("body", sa.Text, nullable=False),  # JSON: {"files": {relative name: text}, ...}
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+)
+
+schedule = sa.Table(
+    "schedule",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False, server_default="default"),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("cron", sa.Text, nullable=False),
+    sa.Column("timezone", sa.Text, nullable=False),
+    sa.Column("catch_up", sa.Text, nullable=False),
+    sa.Column("overlap", sa.Text, nullable=False),
+    sa.Column("promote", sa.Text),  # the alias that a better model gets by itself; NULL: it is only proposed
+    sa.Column("spec", sa.JSON(none_as_null=True), nullable=False),
+    sa.Column("entrypoint", sa.Text, nullable=False),
+    sa.Column("code_sha256", sa.Text),
+    sa.Column("package_sha256", sa.Text),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("seen_until", sa.Double, nullable=False),  # ticks up to then have been dealt with
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.UniqueConstraint("project", "name"),
+    sqlite_autoincrement=True,
+)
+
+firing = sa.Table(
+    "firing",
+    metadata,
+    sa.Column("schedule_id", sa.ForeignKey("schedule.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tick", sa.Double, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),  # team.FiringState
+    sa.Column("study_id", sa.BigInteger),  # NULL: nothing was started at this tick
+    sa.Column("verdict", Json),  # what came of it, when it is over
+    sa.Column("at", sa.Double, nullable=False),
+)
+sa.Index("ix_firing_study_id", firing.c.study_id)
+
+batch = sa.Table(
+    "batch",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False, server_default="default"),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_trials", sa.Integer),
+    sa.Column("max_hours", sa.Double),
+    sa.Column("max_gpu_hours", sa.Double),
+    sa.Column("made", sa.Integer, nullable=False, server_default="0"),  # trials, in all of its studies
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.UniqueConstraint("project", "name"),
+    sqlite_autoincrement=True,
+)
+
+channel = sa.Table(
+    "channel",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("project", sa.Text, nullable=False, server_default="default"),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # team.ChannelKind
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text),  # what messages are signed with
+    sa.Column("subjects", Json, nullable=False),  # of which of team.Subject it is told
+    sa.Column("allow_private", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("project", "name"),
+    sqlite_autoincrement=True,
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("channel_id", sa.ForeignKey("channel.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("key", sa.Text, nullable=False),  # of what happened: each channel is told once
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("payload", Json, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_at", sa.Double, nullable=False),
+    sa.Column("delivered_at", sa.Double),
+    sa.Column("given_up_at", sa.Double),
+    sa.Column("error", sa.Text),
+    sa.UniqueConstraint("channel_id", "key"),
+    sqlite_autoincrement=True,
+)
+sa.Index("ix_delivery_next_at", delivery.c.next_at)
+
 __all__ = [
     "HEAD",
     "alias",
+    "answer",
     "artifact",
+    "batch",
+    "channel",
+    "delivery",
     "distribution",
+    "duty",
     "event",
+    "firing",
     "metadata",
     "model",
     "model_file",
     "model_version",
     "now",
+    "package",
     "promotion",
     "report",
+    "schedule",
     "study",
+    "token",
     "trial",
     "worker",
 ]

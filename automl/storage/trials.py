@@ -37,9 +37,15 @@ class Trials:
         self._database = database
 
     def of(
-        self, study_id: int, *, states: Sequence[TrialState] | None = None, numbers: Sequence[int] | None = None
+        self,
+        study_id: int,
+        *,
+        states: Sequence[TrialState] | None = None,
+        numbers: Sequence[int] | None = None,
+        after: int | None = None,
+        limit: int | None = None,
     ) -> list[TrialRecord]:
-        """Trials by number."""
+        """Trials by number; those above number `after`, at most `limit` of them."""
         reports = (
             sa.select(report.c.step).where(report.c.trial_id == trial.c.id).order_by(report.c.step.desc()).limit(1)
         )
@@ -52,7 +58,13 @@ class Trials:
             wanted = wanted.where(trial.c.state.in_([state.value for state in states]))
         if numbers is not None:
             wanted = wanted.where(trial.c.number.in_(list(numbers)))
-        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number))]
+        if after is not None:
+            wanted = wanted.where(trial.c.number > after)
+        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number).limit(limit))]
+
+    def place(self, trial_id: int) -> sa.Row[Any] | None:
+        """The trial's `study_id` and `number`; None when there is none."""
+        return self._database.first(sa.select(trial.c.study_id, trial.c.number).where(trial.c.id == trial_id))
 
     def best(self, record: StudyRecord, limit: int = 1) -> list[TrialRecord]:
         """The best complete trials by the first metric, best first; never one without a value, or an invalid one.

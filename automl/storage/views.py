@@ -19,14 +19,17 @@ from automl.errors import NotFound
 from automl.storage.changes import transaction
 from automl.storage.columns import Boards, floats, objects
 from automl.storage.database import Database
+from automl.storage.studies import there
 from automl.storage.tables import event, report, study, trial
+from automl.team import DEFAULT_PROJECT
 
 #: Points of `Overview.trend` at most.
 TREND = 60
 #: Seconds left are told from so many of the newest trials.
 RECENT = 20
-#: `change` counts the events among so many of the newest.
+#: On PostgreSQL `change` counts the events of so many of the newest transactions, up to `MOST`.
 WINDOW = 1000
+MOST = 4095
 
 _ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 
@@ -37,8 +40,9 @@ _STARTS = ("claimed", "asked")
 class Views:
     """Everything here only reads."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
+        self._change = _change(database.dialect, project)
 
     def curves(self, study_id: int, numbers: Sequence[int]) -> dict[int, Curve]:
         """What these trials reported; an empty curve for one that has not reported."""
@@ -91,16 +95,30 @@ class Views:
         return [Segment(worker or "", *others) for worker, *others in found]
 
     def change(self) -> int:
-        """A number that grows with every event. The deletion of a study may leave it as it is."""
-        newest = sa.select(sa.func.coalesce(sa.func.max(event.c.seq), 0)).scalar_subquery()
-        number = sa.select(newest)
-        if self._database.dialect == "postgresql":
-            # A transaction that ends late may add an event below the newest: the count of them tells.
-            count = sa.select(sa.func.count()).where(event.c.seq > newest - WINDOW).scalar_subquery()
-            number = sa.select(newest * (WINDOW + 1) + count)
-        row = self._database.first(number)
+        """A number that grows with every event of the project. When a study is removed for good, it may shrink."""
+        row = self._database.first(self._change)
         assert row is not None
         return int(row[0])
+
+
+def _change(dialect: str, project: str) -> sa.Select[Any]:
+    """Along the index, from study to study: nobody has to look at what other projects do."""
+    mine = study.c.project == project
+    if dialect != "postgresql":
+        last = sa.select(event.c.seq).where(event.c.study_id == study.c.id, event.c.position == 0)
+        of_study = last.order_by(event.c.seq.desc()).limit(1).scalar_subquery()
+        return sa.select(sa.func.coalesce(sa.func.max(of_study), 0)).where(mine)
+    of_study = sa.select(sa.func.max(event.c.position)).where(event.c.study_id == study.c.id).scalar_subquery()
+    newest = sa.select(sa.func.max(of_study).label("newest")).where(mine).cte("newest")
+    # A transaction that ends late may add an event below the newest: the count of them tells.
+    late = (
+        sa.select(sa.func.count())
+        .where(event.c.study_id == study.c.id, event.c.position > newest.c.newest - WINDOW)
+        .scalar_subquery()
+    )
+    count = sa.select(sa.func.sum(late)).where(mine).scalar_subquery()
+    number = newest.c.newest * (MOST + 1) + sa.func.least(count, MOST)
+    return sa.select(sa.func.coalesce(number, 0)).select_from(newest)
 
 
 def tail(path: Path, limit_bytes: int) -> str | None:
@@ -145,7 +163,7 @@ class _Digest:
 class Overviews:
     """Remembers what it found for each study, and at which moment. Thread-safe."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
         self._boards = Boards(database, slim=True)
         self._lock = Lock()
@@ -164,7 +182,8 @@ class Overviews:
             cursor = sa.select(sa.func.coalesce(sa.func.max(event.c.seq), 0)).scalar_subquery()
             is_new = sa.and_(event.c.position == 0, event.c.seq > since)
         changed = sa.exists().where(event.c.study_id == study.c.id, is_new)
-        self._look = sa.select(study.c.id, cursor.label("cursor"), changed.label("changed"), last_at.label("last_at"))
+        look = sa.select(study.c.id, cursor.label("cursor"), changed.label("changed"), last_at.label("last_at"))
+        self._look = look.where(there(project))
 
     def of(self, records: Sequence[StudyRecord]) -> list[Overview]:
         """Of these studies, as they are now; newest activity first, without those that were deleted."""

@@ -17,6 +17,7 @@ from automl.core import Load, WorkerRecord
 from automl.errors import NotFound
 from automl.storage.database import Database, now
 from automl.storage.tables import worker
+from automl.team import DEFAULT_PROJECT
 
 #: A worker that has been silent for so many of its leases is gone.
 ALIVE_LEASES = 3
@@ -24,7 +25,10 @@ ALIVE_LEASES = 3
 LISTED_S = 86_400.0
 
 _ALIVE = sa.and_(worker.c.ended_at.is_(None), worker.c.seen_at > now() - ALIVE_LEASES * worker.c.lease_s)
-_NAMED = worker.c.name == sa.bindparam("worker_name", type_=sa.Text)
+_MINE = worker.c.project == sa.bindparam("of_project", type_=sa.Text)
+_NAMED = sa.and_(_MINE, worker.c.name == sa.bindparam("worker_name", type_=sa.Text))
+
+_COLUMNS = tuple(worker.c[name] for name in WorkerRecord.__dataclass_fields__)
 
 _BEAT = (
     sa.update(worker)
@@ -35,10 +39,11 @@ _BEAT = (
 
 
 class Workers:
-    """All workers of one database."""
+    """The workers of one project."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
+        self._project = project
         self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     def enroll(self, record: WorkerRecord) -> None:
@@ -55,28 +60,29 @@ class Workers:
             "seen_at": now(),
             "ended_at": None,
         }
-        row = self._insert(worker).values(name=record.name, **values)
+        row = self._insert(worker).values(project=self._project, name=record.name, **values)
         # Another process had the name when the machine was started last: what it was is over.
-        self._database.execute(row.on_conflict_do_update(index_elements=["name"], set_=values))
+        self._database.execute(row.on_conflict_do_update(index_elements=["project", "name"], set_=values))
 
     def beat(self, name: str, load: Load) -> bool | None:
         """The worker lives; whether it is to drain, None when it is not enrolled (any more)."""
-        row = self._database.first(_BEAT, {"worker_name": name, "load": asdict(load)})
+        row = self._database.first(_BEAT, {**self._place(name), "load": asdict(load)})
         return None if row is None else bool(row.draining)
 
     def leave(self, name: str) -> None:
         """The worker has ended."""
-        self._database.execute(sa.update(worker).where(_NAMED).values(ended_at=now()), {"worker_name": name})
+        self._database.execute(sa.update(worker).where(_NAMED).values(ended_at=now()), self._place(name))
 
     def all(self, *, gone: bool) -> list[WorkerRecord]:
         """Those that live, by name; with `gone` also those of the last day."""
         listed = sa.or_(_ALIVE, worker.c.seen_at > now() - LISTED_S) if gone else _ALIVE
-        return [_record(row) for row in self._database.all(sa.select(worker).where(listed).order_by(worker.c.name))]
+        wanted = sa.select(*_COLUMNS).where(_MINE, listed).order_by(worker.c.name)
+        return [_record(row) for row in self._database.all(wanted, {"of_project": self._project})]
 
     def drain(self, name: str, on: bool) -> None:
         """Raises `NotFound`, which names the workers that there are."""
         told = sa.update(worker).where(_NAMED, _ALIVE).values(draining=on)
-        if not self._database.execute(told, {"worker_name": name}):
+        if not self._database.execute(told, self._place(name)):
             names = [record.name for record in self.all(gone=False)]
             there = f"there are {', '.join(names)}" if names else "there is none now"
             raise NotFound(f"worker: no worker {name!r} is alive; {there}", field="worker")
@@ -84,8 +90,11 @@ class Workers:
     def environment(self, slot: str | None) -> Mapping[str, str]:
         """Of the worker that this slot is (was) one of, as `TrialRecord.worker` names it; {} when it is not known."""
         name = (slot or "").rpartition("-")[0]
-        row = self._database.first(sa.select(worker.c.environment).where(_NAMED), {"worker_name": name})
+        row = self._database.first(sa.select(worker.c.environment).where(_NAMED), self._place(name))
         return {} if row is None else row.environment
+
+    def _place(self, name: str) -> dict[str, str]:
+        return {"of_project": self._project, "worker_name": name}
 
 
 def _record(row: sa.Row[Any]) -> WorkerRecord:

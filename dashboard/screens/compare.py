@@ -11,7 +11,6 @@ import numpy as np
 import streamlit as st
 
 from automl.board import Overview
-from automl.engine import Engine
 from dashboard import connection, links, live, pieces, theme
 from dashboard.figures import compare as figures
 from dashboard.figures.compare import Group, Run
@@ -176,14 +175,13 @@ def _parameters(runs: Sequence[Run]) -> None:
 
 def _run(item: Overview) -> Run:
     """What the comparison needs of a study: small, and read again only when the study has moved."""
-    return _runs(connection.engine()).get(item)
+    return _runs(connection.key()).get(item)
 
 
 class _Runs:
-    """The runs that were looked at, for all visitors."""
+    """The runs that were looked at, for all visitors with one key."""
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
+    def __init__(self) -> None:
         self._lock = Lock()
         self._kept: dict[int, tuple[tuple[object, ...], Run]] = {}
 
@@ -199,9 +197,9 @@ class _Runs:
         return run
 
 
-@st.cache_resource(show_spinner=False, hash_funcs={Engine: id})
-def _runs(engine: Engine) -> _Runs:
-    return _Runs(engine)
+@st.cache_resource(show_spinner=False)
+def _runs(key: str) -> _Runs:
+    return _Runs()
 
 
 main()

@@ -9,7 +9,7 @@ import streamlit as st
 
 from automl.board import Overview
 from automl.core import StudyState
-from dashboard import connection, example, links, live, pieces, theme
+from dashboard import connection, example, links, live, login, pieces, theme
 
 #: Cards that are drawn at first; a click brings more.
 SHOWN = 40
@@ -160,14 +160,15 @@ def _nothing_yet() -> None:
     if run is not None:
         st.error("The example ended before it began:")
         st.code(run.last_lines(), language=None)
-    with st.container(key="card-first"):
-        st.html(
-            "<h3>See one</h3><p>A small network learns to read digits: 30 trials, two at a time, "
-            "about a minute on a laptop, no download.</p>"
-        )
-        if st.button("Run the digits study", key="run-example", type="primary"):
-            example.start()
-            st.rerun()
+    if not login.is_asked():  # it would run on the service's machine, for whoever may only look
+        with st.container(key="card-first"):
+            st.html(
+                "<h3>See one</h3><p>A small network learns to read digits: 30 trials, two at a time, "
+                "about a minute on a laptop, no download.</p>"
+            )
+            if st.button("Run the digits study", key="run-example", type="primary"):
+                example.start()
+                st.rerun()
     with st.container(key="card-commands"):
         st.html("<h3>Run your own</h3><p>Each command can be copied; the dashboard shows what they do.</p>")
         st.code("automl run my_study.py --workers 2", language="bash")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
+from automl.client import Client
 from automl.core import Checkpoint, Lease, Outcome, TrialState
 from automl.declaration import Budget, Fidelity, Float, Space, StudySpec
 from automl.engine import Engine, connect
+from automl.service.app import create_app
 from automl.storage.audit import audit
 from automl.storage.database import now
 from automl.storage.distributions import Distributions
 from automl.storage.studies import Studies
 from automl.storage.tables import event, report, study, trial
+from tests.service import running
 
 LEASE_S = 60.0
 UNIT = '{"name": "FloatDistribution", "attributes": {"step": null, "low": 0.0, "high": 1.0, "log": false}}'
@@ -45,19 +49,52 @@ def checkpoint(step: int, attempt: int = 1) -> Checkpoint:
     return Checkpoint(step, f"checkpoints/1/a{attempt}-s{step}.pt", f"{step:064x}")
 
 
+class Served(str):
+    """The URL of a database that is to be reached through a service."""
+
+
+class Remote(Client):
+    """A client with what only somebody beside the database can do, for tests to prepare what they look at."""
+
+    def __init__(self, address: str, direct: Engine):
+        super().__init__(address, None, direct.artifacts.root)
+        self._direct = direct
+
+    @property
+    def database(self) -> Any:
+        return self._direct.database
+
+    @property
+    def optuna(self) -> Any:
+        return self._direct.optuna
+
+    def suggester(self, *given: Any) -> Any:
+        """The tests do the duties of the service."""
+        return self._direct.suggester(*given)
+
+
 class Lab:
-    """An engine with one open study, and hands on its tables."""
+    """An engine with one open study, and hands on its tables.
+
+    Over HTTP `engine` is the client of a service on the same database; `direct` never is.
+    """
 
     def __init__(self, url: str, artifacts: Path, declared: StudySpec | None = None):
         self.url = url
-        self.engine: Engine = connect(url, artifacts)
-        self.database = self.engine.database
+        self.direct = self.engine = connect(url, artifacts)
+        self._served = ExitStack()
+        if isinstance(url, Served):
+            address = self._served.enter_context(running(create_app(self.direct)))
+            self.engine = cast("Engine", Remote(address, self.direct))
+        self.database = self.direct.database
         self.studies = Studies(self.database, Distributions(self.database))
         self.study = self.engine.declare(declared or spec())
         self.suggester = new_token()
 
     def close(self) -> None:
         self.engine.close()
+        self._served.close()
+        self.direct.close()
 
     def suggest(self, count: int = 1) -> list[int]:
         """Add waiting trials as the holder of the study; the numbers of those that the budget allowed."""
@@ -83,11 +120,12 @@ class Lab:
 
     def expire(self, *tokens: str) -> None:
         """Let the lease time of these tokens be over, as if nobody had renewed them."""
-        past = sa.update(trial).where(trial.c.lease_token.in_(tokens)).values(lease_expires_at=now() - 1.0)
+        kept = [*tokens, *(f"{self.direct.project}:{token}" for token in tokens)]  # as they are, or came over HTTP
+        past = sa.update(trial).where(trial.c.lease_token.in_(kept)).values(lease_expires_at=now() - 1.0)
         assert self.database.execute(past) == len(tokens)
 
     def reap(self) -> list[int]:
-        return self.engine.reap(0.0)
+        return self.direct.reap(0.0)
 
     def lose(self, lease: Lease) -> None:
         """Let the lease expire and be taken back; the trial may be claimed again at once."""

@@ -202,9 +202,10 @@ class TestEnd:
         assert lab.engine.study("timed").active_s == 60.0
         assert lab.audit() == []
 
-    def test_a_deleted_study_leaves_nothing_and_its_name_is_free(self, lab: Lab) -> None:
+    def test_a_study_that_is_deleted_and_purged_leaves_nothing_and_its_name_is_free(self, lab: Lab) -> None:
         self.finish_all(lab)
         lab.engine.delete("lab")
+        assert lab.engine.purge(0.0) == 1
         assert not any(lab.everything().values())
         with pytest.raises(NotFound, match="there is none yet"):
             lab.engine.study("lab")

@@ -71,12 +71,18 @@ class Theatre:
     # -- processes ----------------------------------------------------------------------------------------------
 
     def start(self, *arguments: str, before: str = "") -> subprocess.Popen[str]:
-        """`automl` with these arguments, in a process of its own; `before` is Python that runs in it first."""
+        """`automl` with these arguments and a lease; `before` is Python that runs in the process first."""
+        return self._start(*arguments, "--lease", str(LEASE_S), before=before)
+
+    def start_service(self, *arguments: str) -> subprocess.Popen[str]:
+        return self._start("serve", *arguments)
+
+    def _start(self, *arguments: str, before: str = "") -> subprocess.Popen[str]:
         script = f"import sys\n{before}\nfrom automl.cli import main\nmain()"
         name = f"{len(self.processes)}-{arguments[0]}.log"
         with (self.directory / name).open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", script, *arguments, "--storage", self.url, "--lease", str(LEASE_S)],
+                [sys.executable, "-c", script, *arguments, "--storage", self.url],
                 cwd=self.directory,
                 env=os.environ | {"AUTOML_ARTIFACTS": str(self.artifacts), "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,

@@ -229,6 +229,11 @@ def test_where_the_seed_does_not_matter_two_runs_of_each_are_exact_and_enough() 
     ]
 
 
+def test_where_the_seed_does_not_matter_runs_that_are_under_way_are_no_trouble() -> None:
+    runs = (Runs((0.5, 0.5)), Runs((0.25,), pending=1), Runs((0.75,), pending=1))
+    assert next_of(runs) == 0  # each of them will have two runs, none says more than another
+
+
 def test_exact_values_that_are_equal_are_both_the_best() -> None:
     verdict = judged(of((0.5, 0.5), (0.5, 0.5), (0.75, 0.75)))
     assert [s.p_best for s in verdict.standings if s is not None] == [1.0, 1.0, 0.0]

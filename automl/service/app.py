@@ -1,0 +1,84 @@
+"""The application: all routes over one engine, and what stands before them.
+
+A request goes through, from the outside in: `Envelope` (an id, an answer in any case), `Door` (who is it), `Limits`
+(is it too much), `Idempotency` (was it done before), `ETags` (is the answer known), then the router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+
+from automl.engine import Engine
+from automl.service.answers import answer
+from automl.service.auth import Door
+from automl.service.callers import Anyone, Authenticator, local
+from automl.service.envelope import Envelope
+from automl.service.etags import ETags
+from automl.service.idempotency import Idempotency
+from automl.service.leases import Book
+from automl.service.limits import Body, Declared, Limits, Rate
+from automl.service.metrics import Requests
+from automl.service.openapi import TAGS, document, operation_id
+from automl.service.refusals import use_refusals
+from automl.service.routes import ROUTERS, health
+
+__all__ = ["API", "answer", "create_app"]
+
+API = "/api/v1"
+
+
+def create_app(engine: Engine, authenticate: Authenticator = local, *, rate: Rate | None = None) -> FastAPI:
+    """The API over `engine` and the other projects of its database.
+
+    Args:
+        authenticate: `TokenAuthenticator(engine)`; with `local` everybody may do everything, so see
+            `auth.check_listening`.
+        rate: how many requests each caller may send.
+    """
+    app = FastAPI(
+        title="automl",
+        version="1",
+        openapi_tags=TAGS,
+        openapi_url=None,  # ours takes a token, and the pages that show it load scripts from elsewhere
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
+    app.state.authenticate = authenticate
+    app.state.engine_of = engine_of = lru_cache(maxsize=1000)(engine.of_project)
+    app.state.requests = requests = Requests()
+    app.state.book = Book()
+    for router in ROUTERS:
+        app.include_router(router, prefix="" if router is health.router else API)
+    app.get(f"{API}/openapi.json", include_in_schema=False)(_openapi)
+    declared = tuple(_declared())
+    app.state.bodies = {
+        (method, route.address): route.body for route in declared for method in route.methods if route.body != Body()
+    }
+    use_refusals(app, lambda path: frozenset().union(*(route.methods for route in declared if route.is_at(path))))
+    # The last one that is added is the outermost.
+    app.add_middleware(ETags)
+    app.add_middleware(Idempotency, engine_of=engine_of, but_for=(f"{API}/work",))
+    app.add_middleware(Limits, declared=[route for route in declared if route.body != Body()], rate=rate)
+    app.add_middleware(Door, authenticate=authenticate)
+    app.add_middleware(Envelope, requests=requests)
+    return app
+
+
+def _openapi(request: Request, caller: Anyone) -> Response:
+    """What this service can do."""
+    return JSONResponse(document(request.app))
+
+
+def _declared() -> Iterator[Declared]:
+    """Of all routes; their bodies are small JSON texts unless they said otherwise with `limits.takes`."""
+    for router in ROUTERS:
+        prefix = "" if router is health.router else API
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                body = getattr(route.endpoint, "takes", Body())
+                yield Declared(frozenset(route.methods or ()), prefix + route.path, body)
