@@ -39,7 +39,7 @@ import psutil
 import urllib3
 from optuna.distributions import distribution_to_json
 from optuna.study import StudyDirection
-from storage import REPORTS, SPACE, Size, internal_value, open_theirs, optuna_worker, rate, server, worker_rate
+from storage import SPACE, Size, internal_value, open_theirs, optuna_worker, rate, server, worker, worker_rate
 
 from automl.client import Client
 from automl.core import Load, Outcome, Report, WorkerRecord
@@ -114,35 +114,14 @@ def wait_for(url: str) -> None:
 # -- the worker protocol --------------------------------------------------------------------------------------------
 
 
-def http_worker(service: Service, folder: Path, *, buffered: bool) -> Callable[[], None]:
-    """As `storage.worker`, but what a worker does goes over HTTP; the suggestions are made as there."""
-    client = Client(service.url, service.token, folder / "worker")
-    database = Database(service.database)
-    studies = Studies(database, Distributions(database))
-    spec = StudySpec(name=uuid.uuid4().hex, space=None, metrics={"loss": "min"}, budget=Budget(trials=10_000_000))
-    study_id = client.declare(spec, queued=True).id
-    holder, name = uuid.uuid4().hex, f"worker-{os.getpid()}"
-    assert studies.hold(study_id, holder, 3600.0) is not None
-    bodies = {parameter: distribution_to_json(distribution) for parameter, distribution in SPACE.items()}
-    generator = random.Random(os.getpid())
-    numbers = count()
+def http_rate(service: Service, folder: Path, size: Size, *, buffered: bool) -> float:
+    """As `storage.worker_rate`, but what a worker does goes over HTTP; the suggestions are made as there."""
 
-    def one() -> None:
-        params = {
-            parameter: distribution.to_external_repr(internal_value(distribution, generator))
-            for parameter, distribution in SPACE.items()
-        }
-        suggestion = {"params": params, "distributions": bodies, "system_attrs": {}, "basis": 0}
-        assert studies.add_suggestion(study_id, holder, next(numbers), suggestion)
-        token = uuid.uuid4().hex
-        assert client.claim([study_id], name, token, 30.0) is not None
-        reports = [Report(step, generator.random()) for step in range(REPORTS)]
-        if not buffered:
-            for report in reports:
-                client.report(token, [report])
-        client.finish(token, Outcome(State.COMPLETE, (generator.random(),)), reports if buffered else ())
+    def start() -> Callable[[], None]:
+        client = Client(service.url, service.token, folder / "worker")
+        return worker(service.database, buffered=buffered, coordinator=client)
 
-    return one
+    return rate(start, size)
 
 
 def proxied_rate(url: str, size: Size) -> float:
@@ -184,7 +163,7 @@ def protocol(new_database: Callable[[], str], size: Size) -> dict[str, Any]:
             for _ in range(size.rounds):
                 for kind, buffered in (("a statement for each report", False), ("reports with the result", True)):
                     direct = worker_rate(service.database, size, buffered=buffered)
-                    over = rate(lambda buffered=buffered: http_worker(service, folder, buffered=buffered), size)
+                    over = http_rate(service, folder, size, buffered=buffered)
                     found.setdefault(f"direct, {kind}", []).append(direct)
                     found.setdefault(f"HTTP, {kind}", []).append(over)
                     print(f"{kind}: direct {direct:.1f}, HTTP {over:.1f} trials/s", flush=True)

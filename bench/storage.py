@@ -35,7 +35,7 @@ from optuna.storages import BaseStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from automl.core import Outcome, Report
+from automl.core import Coordinator, Outcome, Report
 from automl.core import TrialState as State
 from automl.declaration import Budget, StudySpec
 from automl.storage import OptunaStorage
@@ -139,11 +139,14 @@ def sum_of(context: Any, work: Callable[[], None], results: Any, processes: int)
 # -- life-cycles through our workers' path ------------------------------------------------------------------------
 
 
-def worker(url: str, *, buffered: bool) -> Callable[[], None]:
-    """A study of the process's own, which it supplies itself: what is measured is the calls, not the wait for them."""
+def worker(url: str, *, buffered: bool, coordinator: Coordinator | None = None) -> Callable[[], None]:
+    """A study of the process's own, which it supplies itself: what is measured is the calls, not the wait for them.
+
+    `coordinator` takes the worker's calls; None: the database itself.
+    """
     database = Database(url)
     distributions = Distributions(database)
-    studies, leases = Studies(database, distributions), Leases(database, distributions)
+    studies, leases = Studies(database, distributions), coordinator or Leases(database, distributions)
     spec = StudySpec(name=uuid.uuid4().hex, space=None, metrics={"loss": "min"}, budget=Budget(trials=10_000_000))
     study_id = studies.declare(spec, entrypoint=None, code_sha256=None, queued=True, extend=False).id
     holder, name = uuid.uuid4().hex, f"worker-{os.getpid()}"

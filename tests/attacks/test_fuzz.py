@@ -176,5 +176,5 @@ def test_no_request_that_can_be_thought_of_is_too_much_for_it(asked: Asked, pyte
     half, end = asked.resident[len(asked.resident) // 2], asked.resident[-1]
     assert asked.wrong == [], "\n\n".join(asked.wrong[:20])
     assert sum(asked.statuses.values()) >= wanted / 2, "too few requests were sent"
-    assert {200, 201, 204, 404, 409, 422} <= asked.statuses.keys(), "they did not come far"
+    assert {200, 404, 422} <= asked.statuses.keys(), "they did not come far"
     assert end - half < GROWTH_MIB, f"the server grew from {half:.0f} to {end:.0f} MiB"
