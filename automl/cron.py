@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -35,6 +35,8 @@ _LONGEST, _LONGEST_PATH = 200, 4096
 _FORM = 'give minute, hour, day of the month, month and day of the week, as in "0 2 * * *" for two at night'
 #: The first look back for the newest ticks; each further one is twice as long.
 _LOOK_BACK_S = 3600.0
+#: Clocks are put back by an hour; by two or three at some places and times.
+_LONGEST_FOLD = timedelta(hours=3)
 _ALIAS = re.compile(r"[A-Za-z_][\w.-]{0,99}", re.ASCII)
 
 
@@ -44,21 +46,46 @@ class Cron:
 
     expression: str
     timezone: str = "UTC"
-    _rule: str = field(init=False, repr=False, compare=False)
+    _is_hourly: bool = field(init=False, repr=False, compare=False)
     _zone: ZoneInfo = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_zone", _zone(self.timezone))
-        object.__setattr__(self, "_rule", _rule(self.expression))
+        object.__setattr__(self, "_is_hourly", len(_parsed(self.expression).hours) == 24)
+        if next(CronSim(self.expression, datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
+            cure = "no month has that day; name another"
+            raise InvalidInput(f"cron: {self.expression!r} never comes: {cure}", field="cron")
 
     def ticks(self, after: float) -> Iterator[float]:
         """The moments after `after`, rising; there is no last one but for want of a calendar."""
+        # The clocks may have gone back just now, or be about to: what comes twice then began before.
+        since = datetime.fromtimestamp(after, self._zone).replace(tzinfo=UTC) - _LONGEST_FOLD
+        walls = (wall.replace(tzinfo=None) for wall in CronSim(self.expression, since))
         last = after
-        for moment in CronSim(self._rule, datetime.fromtimestamp(after, self._zone)):
-            tick = moment.timestamp()
-            if tick > last:  # in the hour that comes twice, cronsim begins again with the first time
-                last = tick
-                yield tick
+        for moment in self._each_time(walls) if self._is_hourly else map(self._first_time, walls):
+            if moment > last:
+                last = moment
+                yield moment
+
+    def _first_time(self, wall: datetime) -> float:
+        """When clocks show `wall` or, on a day that leaves it out, have just been put forward over it."""
+        while not (moments := self._moments(wall)):
+            wall += timedelta(minutes=1)
+        return moments[0]
+
+    def _each_time(self, walls: Iterator[datetime]) -> Iterator[float]:
+        """The moments at which clocks show one of `walls`, rising: all first times of a fold, then all second ones."""
+        later: list[float] = []
+        for wall in walls:
+            if moments := self._moments(wall):
+                yield from (moment for moment in later if moment < moments[0])
+                yield moments[0]
+                later = [moment for moment in later if moment > moments[0]] + moments[1:]
+
+    def _moments(self, wall: datetime) -> list[float]:
+        """The one moment at which clocks show `wall`; two where they are put back over it, none where forward."""
+        moments = sorted({wall.replace(tzinfo=self._zone, fold=fold).timestamp() for fold in (0, 1)})
+        return [moment for moment in moments if self.local(moment).replace(tzinfo=None) == wall]
 
     def newest(self, after: float, until: float, most: int) -> tuple[list[float], bool]:
         """The last ticks in (after, until], rising, `most` of them; and whether these are all.
@@ -116,17 +143,6 @@ class Plan:
             raise InvalidInput(f"promote: {self.promote!r} is no name of an alias; {cure}", field="promote")
 
 
-def _rule(expression: str) -> str:
-    """What cronsim is given: times of the day written out, so that it does not go by the stars they were made with."""
-    given = _parsed(expression)
-    if next(CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
-        raise InvalidInput(f"cron: {expression!r} never comes: no month has that day; name another", field="cron")
-    _, minute, _, *days = given.parts
-    if len(given.hours) == 24:
-        return " ".join([minute, "*", *days])
-    return " ".join([_listed(given.minutes), _listed(given.hours), *days])
-
-
 @lru_cache(maxsize=1024)
 def _parsed(expression: str) -> CronSim:
     if not isinstance(expression, str) or len(expression) > _LONGEST or not expression.isprintable():
@@ -141,10 +157,6 @@ def _parsed(expression: str) -> CronSim:
     except (CronSimError, AssertionError, ValueError) as error:  # it asserts what a strange step is taken from
         wrong = str(error).removeprefix("Bad ") or "one field"
         raise InvalidInput(f"cron: {expression!r}: the {wrong} is wrong or never comes; {_FORM}", "cron") from error
-
-
-def _listed(values: set[int]) -> str:
-    return ",".join(map(str, sorted(values)))
 
 
 @lru_cache(maxsize=1024)

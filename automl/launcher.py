@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automl.errors import AutoMLError, InvalidInput
-from automl.service.config import Config, Listen, asks_for_tokens, check_exposure, is_loopback
+from automl.outbound import is_loopback
+from automl.service.config import Config, Listen, asks_for_tokens, check_exposure
 
 if TYPE_CHECKING:
     from automl.engine import Engine
@@ -56,7 +57,7 @@ def serve(storage: str | None, host: str, port: int, *, open_browser: bool) -> N
     check_port(host, port)
     folder = _find_dashboard(storage)
     _warm_up()
-    address = f"http://{'localhost' if host in ('0.0.0.0', '::') else f'[{host}]' if ':' in host else host}:{port}"
+    address = Listen(host, port).url
     print(f"dashboard on {address}; Ctrl-C ends it", flush=True)
     if not is_loopback(host):
         print(

@@ -135,7 +135,7 @@ def post(
             with connection.getresponse() as received:
                 answer = Answer(received.status, received.read(ANSWER_BYTES))
     except (OSError, http.client.HTTPException) as error:
-        raise Undelivered(f"{goal.host}: {_reason(error)}") from error
+        raise Undelivered(f"{goal.host}: {reason(error)}") from error
     finally:
         connection.close()
     if 300 <= answer.status < 400:
@@ -231,5 +231,16 @@ def _forbidden(url: object, why: str) -> InvalidInput:
     return InvalidInput(f"url: {str(url)[:200]!r} cannot be used: {why}", field="url")
 
 
-def _reason(error: Exception) -> str:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

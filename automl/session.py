@@ -8,7 +8,7 @@ import logging
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,12 +267,8 @@ def run_study(
 def submit_study(spec: StudySpec, source: FileSource, storage: str | None, *, extend: bool) -> StudyRecord:
     """`Study.submit`, after a look at whether a worker would find the same study in the file."""
     digest = code_sha256(source.path)
-    with (
-        tempfile.TemporaryDirectory(prefix="automl-") as private,
-        StudyHost.start(source, log_path=Path(private) / "template.log") as host,
-    ):
-        if host.spec != spec:
-            raise InvalidStudy(f"name: {source.path} makes another study named {spec.name!r}; rename one", "name")
+    with _loaded(spec, source):
+        pass
     engine = connect(storage)
     package, problem = send_code(engine, source)
     if problem is not None:
@@ -285,6 +281,18 @@ def submit_study(spec: StudySpec, source: FileSource, storage: str | None, *, ex
         queued=True,
         extend=extend,
     )
+
+
+@contextlib.contextmanager
+def _loaded(spec: StudySpec, source: FileSource) -> Iterator[StudyHost]:
+    """The file as a worker loads it. Raises `InvalidStudy` where it makes another study than this one."""
+    with (
+        tempfile.TemporaryDirectory(prefix="automl-") as private,
+        StudyHost.start(source, log_path=Path(private) / "template.log") as host,
+    ):
+        if host.spec != spec:
+            raise InvalidStudy(f"name: {source.path} makes another study named {spec.name!r}; rename one", "name")
+        yield host
 
 
 def send_code(engine: Engine, source: FileSource) -> tuple[str | None, str | None]:
@@ -301,12 +309,7 @@ def send_code(engine: Engine, source: FileSource) -> tuple[str | None, str | Non
 def schedule_study(spec: StudySpec, source: FileSource, storage: str | None, **options: Any) -> Schedule:
     """`Study.schedule`, after a look at whether a worker would find the same study in the file."""
     replace = options.pop("replace", False)
-    with (
-        tempfile.TemporaryDirectory(prefix="automl-") as private,
-        StudyHost.start(source, log_path=Path(private) / "template.log") as host,
-    ):
-        if host.spec != spec:
-            raise InvalidStudy(f"name: {source.path} makes another study named {spec.name!r}; rename one", "name")
+    with _loaded(spec, source) as host:
         engine = connect(storage)
         require_names(engine, host)
     return engine.schedules.add(plan_of(engine, spec, source, **options), replace=replace)

@@ -18,6 +18,7 @@ UNDO_S = 7 * 86_400.0
 #: The project of everybody who talks to a database directly and says nothing else.
 DEFAULT_PROJECT = "default"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,78}[A-Za-z0-9])?")
 
 
 class Scope(StrEnum):
@@ -181,6 +182,12 @@ def check_project(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"project: {name!r}; use up to 40 of a-z, 0-9 and '-'", field="project")
     return name
+
+
+def check_name(field: str, name: object) -> None:
+    """Raises `InvalidInput` for what no batch and no channel can be called; its message begins with `field`."""
+    if not isinstance(name, str) or not _LABEL.fullmatch(name):
+        raise InvalidInput(f"{field}: {name!r}; use 1 to 80 letters, digits, '-', '_', '.' and blanks", field="name")
 
 
 def parse_scopes(names: str) -> tuple[Scope, ...]:

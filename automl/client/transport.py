@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import uuid
@@ -14,6 +13,7 @@ import urllib3
 
 from automl import wire
 from automl.errors import AutoMLError, DatabaseUnavailable, InvalidInput, InvalidTarget
+from automl.outbound import is_loopback, reason
 from automl.problems import error_of
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Transport:
                     raise
                 answer = self._pool.request(method, target, body=body, headers=said, preload_content=not stream)
         except urllib3.exceptions.HTTPError as error:
-            raise DatabaseUnavailable(f"{self.url}: {_reason(error)}") from error
+            raise DatabaseUnavailable(f"{self.url}: {reason(error)}") from error
         if answer.status >= 400:
             raise self._error(answer)
         return answer
@@ -125,18 +125,10 @@ def checked_url(url: str, token: str | None) -> str:
         raise _wrong(f"{shown} asks for something", "leave out what follows '?' or '#'")
     if token is not None and not (token.isascii() and token.isprintable() and token):
         raise InvalidTarget("token: it holds what no token holds; copy it again into AUTOML_TOKEN", field="token")
-    if token is not None and parts.scheme == "http" and not _is_here(host) and not parts.query:
+    if token is not None and parts.scheme == "http" and not is_loopback(host) and not parts.query:
         cure = "use https://, or add ?insecure=1 where the network is your own"
         raise _wrong(f"whoever can read the network to {host} would read the token", cure)
     return url.partition("?")[0].rstrip("/")
-
-
-def _is_here(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _wrong(problem: str, cure: str) -> InvalidTarget:
@@ -147,7 +139,7 @@ def _said(body: Any) -> bytes:
     try:
         return wire.dump(Any, body)
     except TypeError as error:
-        raise InvalidInput(f"body: {_reason(error)}; use plain numbers, texts, lists and dicts", "body") from error
+        raise InvalidInput(f"body: {reason(error)}; use plain numbers, texts, lists and dicts", "body") from error
 
 
 def _text(value: Any) -> Any:
@@ -155,7 +147,3 @@ def _text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_text(item) for item in value]
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

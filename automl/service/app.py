@@ -1,7 +1,8 @@
 """The application: all routes over one engine, and what stands before them.
 
 A request goes through, from the outside in: `Envelope` (an id, an answer in any case), `Door` (who is it), `Limits`
-(is it too much), `Idempotency` (was it done before), `ETags` (is the answer known), then the router.
+(is it too much), `Shortcut` (is it a worker's), `Idempotency` (was it done before), `ETags` (is the answer known), then
+the router.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from automl.engine import Engine
 from automl.service.answers import answer
 from automl.service.auth import Door
 from automl.service.callers import Anyone, Authenticator, local
+from automl.service.direct import Shortcut
 from automl.service.envelope import Envelope
 from automl.service.etags import ETags
 from automl.service.idempotency import Idempotency
@@ -25,7 +27,7 @@ from automl.service.limits import Body, Declared, Limits, Rate
 from automl.service.metrics import Requests
 from automl.service.openapi import TAGS, document, operation_id
 from automl.service.refusals import use_refusals
-from automl.service.routes import ROUTERS, health
+from automl.service.routes import ROUTERS, health, work
 
 __all__ = ["API", "answer", "create_app"]
 
@@ -62,7 +64,8 @@ def create_app(engine: Engine, authenticate: Authenticator = local, *, rate: Rat
     use_refusals(app, lambda path: frozenset().union(*(route.methods for route in declared if route.is_at(path))))
     # The last one that is added is the outermost.
     app.add_middleware(ETags)
-    app.add_middleware(Idempotency, engine_of=engine_of, but_for=(f"{API}/work",))
+    app.add_middleware(Idempotency, engine_of=engine_of)
+    app.add_middleware(Shortcut, routes=work.router.routes, prefix=API)
     app.add_middleware(Limits, declared=[route for route in declared if route.body != Body()], rate=rate)
     app.add_middleware(Door, authenticate=authenticate)
     app.add_middleware(Envelope, requests=requests)

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from automl.engine import Engine
 from automl.errors import InvalidTarget, TooMany, Unauthorized
+from automl.outbound import is_loopback
 from automl.service.callers import IDENTITY, Authenticator, local
-from automl.service.config import is_loopback
 from automl.service.limits import Buckets, Rate
 from automl.service.refusals import Problem
 from automl.storage.tokens import identify

@@ -6,7 +6,6 @@ of its own: `client_secret_file = "/run/secrets/oidc"` instead of `client_secret
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from automl.errors import InvalidInput
+from automl.outbound import is_loopback
 from automl.team import DEFAULT_PROJECT, Scope, check_project, parse_scopes
 
 T = TypeVar("T")
@@ -236,16 +236,6 @@ def check_exposure(listen: Listen, config: Config, has_token: bool) -> None:
     if listen.tls_cert is None and not listen.behind_proxy and not listen.insecure_http:
         cure = "give --tls-cert and --tls-key, or --behind-proxy if one before it does TLS, or --insecure-http"
         raise InvalidInput(f"serve: on {listen.host} tokens would be sent in clear text; {cure}", field="host")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _read(kind: type[T], table: str, given: dict[str, Any], folder: Path) -> T:

@@ -27,16 +27,15 @@ logger = logging.getLogger("automl.service")
 
 
 class Idempotency:
-    """Looks at every POST with a key, but for those at addresses that begin with one of `but_for`."""
+    """Looks at every POST with a key."""
 
-    def __init__(self, app: ASGIApp, engine_of: Callable[[str], Engine], but_for: tuple[str, ...] = ()):
+    def __init__(self, app: ASGIApp, engine_of: Callable[[str], Engine]):
         self._app = app
         self._engine_of = engine_of
-        self._but_for = but_for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = _key(scope)
-        if key is None or scope["path"].startswith(self._but_for) or IDENTITY not in scope:
+        if key is None or IDENTITY not in scope:
             await self._app(scope, receive, send)
             return
         answers = self._engine_of(scope[IDENTITY].project).answers

@@ -21,8 +21,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from automl.engine import Engine
+from automl.outbound import is_loopback
 from automl.service.app import create_app
-from automl.service.auth import OPEN, TokenAuthenticator, is_loopback
+from automl.service.auth import OPEN, TokenAuthenticator
 from automl.service.callers import local
 from automl.service.config import Config, Listen, Oidc, asks_for_tokens
 from automl.service.limits import Rate

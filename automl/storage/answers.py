@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.errors import InvalidInput, TooMany
 from automl.storage.database import Database, now
@@ -36,7 +35,6 @@ class Answers:
     def __init__(self, database: Database, project: str):
         self._database = database
         self._project = project
-        self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     def begin(self, key: str, request_sha256: str) -> Answer | None:
         """None: the request is the caller's to do, and to `finish` or `forget`. Else what was answered to it.
@@ -47,7 +45,7 @@ class Answers:
         if not 1 <= len(key) <= MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
             cure = f"use 1 to {MAX_KEY_LENGTH} printable ASCII characters, as a UUID"
             raise InvalidInput(f"{_FIELD}: {key[:40]!r} cannot be one; {cure}", field=_FIELD)
-        new = self._insert(answer).values(
+        new = self._database.insert(answer).values(
             project=self._project, key=key, request_sha256=request_sha256, created_at=now()
         )
         is_dead = sa.and_(answer.c.status.is_(None), answer.c.created_at < now() - DEAD_AFTER_S)

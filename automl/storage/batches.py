@@ -7,7 +7,6 @@ to its end, and stops what is left.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,15 +19,14 @@ from automl.declaration import StudySpec
 from automl.errors import InvalidInput, NotFound, StudyConflict
 from automl.storage import batch_budget
 from automl.storage.database import Database, now
-from automl.storage.studies import Studies, tell
+from automl.storage.studies import Studies, new_study, tell
 from automl.storage.tables import batch, event, study, trial, worker
-from automl.team import Batch
+from automl.team import Batch, check_name
 
 MAX_STUDIES = 100
 MAX_PRIORITY = 100
 HOUR_S = 3600.0
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,78}[A-Za-z0-9])?")
 _COLUMNS = tuple(batch.c[name] for name in Batch.__dataclass_fields__ if name != "studies")
 _BY_USER = "the batch was stopped by the user"
 # The events by which an attempt begins.
@@ -119,32 +117,14 @@ class Batches:
             except IntegrityError as error:
                 raise InvalidInput(f"batch: there is a batch {name!r} already; choose another name", "name") from error
             for position, item in enumerate(studies):
+                code = {name: getattr(item, name) for name in ("entrypoint", "code_sha256", "package_sha256")}
+                place = {"batch_id": batch_id, "batch_position": position, "priority": priority}
                 try:
-                    connection.execute(sa.insert(study).values(**self._row(item, batch_id, position, priority)))
+                    connection.execute(new_study(self._project, item.spec, queued=True, **code, **place))
                 except IntegrityError as error:
                     there = ["it is there already, and a batch makes its studies anew"]
                     raise StudyConflict(item.spec.name, there, extendable=False) from error
         return self.get(name)
-
-    def _row(self, item: BatchStudy, batch_id: int, position: int, priority: int) -> dict[str, Any]:
-        spec = item.spec
-        return {
-            "project": self._project,
-            "name": spec.name,
-            "directions": list(spec.directions),
-            "spec": spec.to_json(),
-            "entrypoint": item.entrypoint,
-            "code_sha256": item.code_sha256,
-            "package_sha256": item.package_sha256,
-            "queued": True,
-            "max_trials": spec.budget.trials,
-            "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
-            "retries": spec.retries,
-            "priority": priority,
-            "batch_id": batch_id,
-            "batch_position": position,
-            "created_at": now(),
-        }
 
     def all(self) -> list[Batch]:
         """The newest first."""
@@ -274,8 +254,7 @@ def _is_used(found: Batch, spent: Spent) -> bool:
 
 
 def _check(name: str, studies: Sequence[BatchStudy], priority: int, budget: Budget) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidInput(f"batch: {name!r}; use 1 to 80 letters, digits, '-', '_', '.' and blanks", field="name")
+    check_name("batch", name)
     if not 1 <= len(studies) <= MAX_STUDIES:
         raise InvalidInput(f"batch: {len(studies)} studies; give 1 to {MAX_STUDIES}", field="studies")
     names = [item.spec.name for item in studies]

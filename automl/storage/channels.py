@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from automl.errors import InvalidInput, NotFound
 from automl.outbound import Resolver, Undelivered, checked_addresses, destination, resolve
 from automl.storage.database import Database, now
 from automl.storage.tables import channel, delivery
-from automl.team import Channel, ChannelKind, Delivery, Subject
+from automl.team import Channel, ChannelKind, Delivery, Subject, check_name
 
 MAX_CHANNELS = 100
 MAX_SECRET = 500
@@ -40,7 +39,6 @@ APART_S = 30.0
 #: Deliveries that are over are kept for so long.
 KEPT_S = 30 * 86_400.0
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,78}[A-Za-z0-9])?")
 _MAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
 
 _COLUMNS = (*(column for column in channel.c if column.name != "secret"), channel.c.secret.is_not(None).label("signed"))
@@ -70,8 +68,7 @@ class Channels:
 
         Raises `InvalidInput` for a name that is taken, and for an address that no message will ever be sent to.
         """
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidInput(f"name: {name!r}; use 1 to 80 letters, digits, '-', '_', '.' and blanks", field="name")
+        check_name("name", name)
         if kind not in set(ChannelKind):
             raise InvalidInput(f"kind: {kind!r} is none; there are {', '.join(ChannelKind)}", field="kind")
         self._check_address(ChannelKind(kind), address, allow_private)
@@ -99,7 +96,7 @@ class Channels:
     def all(self) -> list[Channel]:
         """By name."""
         wanted = sa.select(*_COLUMNS).where(channel.c.project == self._project).order_by(channel.c.name)
-        return [_channel(row) for row in self._database.all(wanted)]
+        return [_channel(row._asdict()) for row in self._database.all(wanted)]
 
     def get(self, name: str) -> Channel:
         """Raises `NotFound`, which names the channels that there are."""
@@ -108,7 +105,7 @@ class Channels:
             names = [found.name for found in self.all()][:10]
             there = f"there are {', '.join(names)}" if names else "there is none yet"
             raise NotFound(f"channel: there is no {name!r}; {there}", field="channel")
-        return _channel(row)
+        return _channel(row._asdict())
 
     def remove(self, name: str) -> None:
         """With its deliveries, those on their way too. Raises `NotFound`."""
@@ -171,9 +168,9 @@ def _check_secret(kind: ChannelKind, secret: str) -> None:
         raise InvalidInput(f"secret: use 16 to {MAX_SECRET} printable characters", field="secret")
 
 
-def _channel(row: sa.Row[Any]) -> Channel:
-    subjects = tuple(map(Subject, row.subjects))
-    return Channel(**{**row._asdict(), "kind": ChannelKind(row.kind), "subjects": subjects})
+def _channel(row: Mapping[str, Any]) -> Channel:
+    subjects = tuple(map(Subject, row["subjects"]))
+    return Channel(**{**row, "kind": ChannelKind(row["kind"]), "subjects": subjects})
 
 
 # -- sending -------------------------------------------------------------------------------------------------------
@@ -206,7 +203,6 @@ class Outbox:
 
     def __init__(self, database: Database):
         self._database = database
-        self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     def listeners(self) -> list[Listener]:
         columns = (channel.c.id, channel.c.project, channel.c.subjects, channel.c.created_at)
@@ -215,7 +211,7 @@ class Outbox:
 
     def put(self, channel_id: int, key: str, subject: Subject, payload: Mapping[str, Any]) -> bool:
         """Put a message on its way to a channel; False when the channel has been told of it, or is gone."""
-        row = self._insert(delivery).values(
+        row = self._database.insert(delivery).values(
             channel_id=channel_id, key=key, subject=subject.value, payload=dict(payload), next_at=now()
         )
         try:
@@ -296,6 +292,4 @@ def _parcel(row: sa.Row[Any]) -> Parcel:
     data = row._asdict()
     number, key, payload = data.pop("delivery_id"), data.pop("key"), data.pop("payload")
     attempts, secret = data.pop("attempts"), data.pop("secret")
-    subjects = tuple(map(Subject, row.subjects))
-    found = Channel(**{**data, "kind": ChannelKind(row.kind), "subjects": subjects})
-    return Parcel(number, attempts, found, secret, key, payload)
+    return Parcel(number, attempts, _channel(data), secret, key, payload)

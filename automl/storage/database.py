@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.compiler import compiles
@@ -226,6 +227,8 @@ class Database:
             pool_pre_ping=True,
             pool_reset_on_return=None,
         )
+        #: An INSERT that may say ON CONFLICT, which each dialect has of its own.
+        self.insert: Callable[[sa.Table], Any] = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
         self._lane = _Lane()
         self._prepare_connections()
         # A connection must not be used by two processes: a forked child starts with none.

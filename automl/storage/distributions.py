@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.storage.database import Database
 from automl.storage.tables import distribution
@@ -21,8 +20,7 @@ class Distributions:
         self._database = database
         self._ids: dict[tuple[int, str, str], int] = {}
         self._bodies: dict[int, str] = {}
-        insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
-        self._insert = insert(distribution).on_conflict_do_nothing()
+        self._insert = database.insert(distribution).on_conflict_do_nothing()
 
     def ids(self, study_id: int, bodies: Mapping[str, str]) -> dict[str, int]:
         """The id of each parameter's distribution, stored now if it is new."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.storage.database import Database, now
 from automl.storage.tables import duty
@@ -36,7 +35,7 @@ class Duties:
 
     def __init__(self, database: Database):
         self._database = database
-        self._hold = _hold(postgresql.insert if database.dialect == "postgresql" else sqlite.insert)
+        self._hold = _hold(database.insert)
 
     def hold(self, name: str, holder: str, lease_s: float) -> bool:
         """Take the duty, keep it, or renew its lease, to `lease_s` seconds from now; False while another one has it.

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from automl.core import (
@@ -216,7 +216,7 @@ class Leases:
         self._distributions = distributions
         self._project = project
         self._on_postgresql = database.dialect == "postgresql"
-        self._upsert_report = _newer((postgresql.insert if self._on_postgresql else sqlite.insert)(report))
+        self._upsert_report = _newer(database.insert(report))
 
     @cached_property
     def _claim_of_one(self) -> Prepared:

@@ -13,7 +13,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.core import TrialState
 from automl.errors import StorageError
@@ -115,7 +114,6 @@ class TrialWriter:
         self._set_report = Prepared(database, self._report())
 
     def _report(self) -> sa.UpdateBase:
-        insert = postgresql.insert if self._on_postgresql else sqlite.insert
         # FOR SHARE holds off the end of the trial until this row is in.
         row = sa.select(
             trial.c.id,
@@ -123,7 +121,9 @@ class TrialWriter:
             trial.c.attempt,
             sa.bindparam("value", type_=sa.Double),
         ).where(_IN_STATE_UNLEASED)
-        upsert = insert(report).from_select(["trial_id", "step", "attempt", "value"], row.with_for_update(read=True))
+        upsert = self._database.insert(report).from_select(
+            ["trial_id", "step", "attempt", "value"], row.with_for_update(read=True)
+        )
         return upsert.on_conflict_do_update(
             index_elements=["trial_id", "step"],
             set_={name: upsert.excluded[name] for name in ("attempt", "value", "metrics")},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.errors import NotFound
 from automl.storage.database import Database, now
@@ -18,8 +17,7 @@ class Packages:
     def __init__(self, database: Database, project: str):
         self._database = database
         self._project = project
-        insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
-        self._insert = insert(package).on_conflict_do_nothing()
+        self._insert = database.insert(package).on_conflict_do_nothing()
 
     def put(self, body: str, who: str = "local") -> str:
         """Keep a package; its sha256. The same once more is harmless, and keeps the name of who was first."""

@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.core import Artifact, Estimate, Gate, Model, ModelVersion, Promotion
 from automl.errors import NotFound, PromotionConflict
@@ -35,7 +34,6 @@ class Registry:
     def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
         self._project = project
-        self._insert: Any = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -150,7 +148,7 @@ class Registry:
 
     def _locked_model(self, connection: sa.Connection, name: str) -> int:
         """The id of the model, made if it is new. Its other movers wait from here on until we are done."""
-        new = self._insert(model).values(project=self._project, name=name, created_at=now())
+        new = self._database.insert(model).values(project=self._project, name=name, created_at=now())
         connection.execute(new.on_conflict_do_nothing())
         found = connection.execute(sa.select(model.c.id).where(self._named(name)).with_for_update()).one()
         return int(found.id)
@@ -187,7 +185,7 @@ class Registry:
         """Compare and swap: whether the alias was as the caller had seen it, and now names the version."""
         place = {"model_id": model_id, "name": draft.alias}
         if draft.from_version is None:
-            new = self._insert(alias).values(**place, version_id=version_id).on_conflict_do_nothing()
+            new = self._database.insert(alias).values(**place, version_id=version_id).on_conflict_do_nothing()
             return bool(connection.execute(new).rowcount)
         seen = sa.select(model_version.c.id).where(
             model_version.c.model_id == model_id, model_version.c.version == draft.from_version

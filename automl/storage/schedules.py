@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from automl.core import Attr, StudyRecord, StudyState, TrialState, derived_seed
@@ -22,7 +21,7 @@ from automl.declaration import StudySpec
 from automl.errors import InvalidInput, NotFound
 from automl.storage.database import Database, now
 from automl.storage.registry import DEFAULT_ALIAS
-from automl.storage.studies import Studies, new_trial
+from automl.storage.studies import Studies, new_study, new_trial
 from automl.storage.tables import alias, firing, model, model_version, schedule, study, trial
 from automl.storage.trials import Trials
 from automl.team import Firing, FiringState, Schedule
@@ -62,7 +61,6 @@ class Schedules:
         self._studies = studies
         self._trials = trials
         self._upcoming: dict[int, tuple[tuple[str, str, float], float | None]] = {}
-        self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     # -- what people do -----------------------------------------------------------------------------------------
 
@@ -206,7 +204,7 @@ class Schedules:
             if made is not None and of.overlap == "skip" and _is_searched(connection, of.id):
                 state, verdict, made = FiringState.SKIPPED, {"reason": "the search before is not over"}, None
             new = {"schedule_id": of.id, "tick": tick, "state": state.value, "verdict": verdict, "at": now()}
-            is_first = connection.execute(self._insert(firing).values(**new).on_conflict_do_nothing()).rowcount
+            is_first = connection.execute(self._database.insert(firing).values(**new).on_conflict_do_nothing()).rowcount
             connection.execute(sa.update(schedule).where(schedule.c.id == of.id).values(seen_until=tick))
             if not is_first or made is None:
                 return None
@@ -330,24 +328,10 @@ def _start(connection: sa.Connection, of: Schedule, spec: StudySpec, incumbent: 
     taken = set(connection.scalars(sa.select(study.c.name).where(*mine)))
     spec = replace(spec, name=next((name for name in names if name not in taken), names[-1]))
     noted = {} if incumbent is None else {Attr.INCUMBENT.value: {"trial": 0, "source": incumbent.source}}
-    values = {
-        "project": of.project,
-        "name": spec.name,
-        "directions": list(spec.directions),
-        "spec": spec.to_json(),
-        "entrypoint": of.entrypoint,
-        "code_sha256": of.code_sha256,
-        "package_sha256": of.package_sha256,
-        "queued": True,
-        "max_trials": spec.budget.trials,
-        "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
-        "retries": spec.retries,
-        "schedule_id": of.id,
-        "next_number": 0 if incumbent is None else 1,
-        "system_attrs": noted,
-        "created_at": now(),
-    }
-    study_id = int(connection.execute(sa.insert(study).values(**values).returning(study.c.id)).scalar_one())
+    code = {name: getattr(of, name) for name in ("entrypoint", "code_sha256", "package_sha256")}
+    begun = {"next_number": 0 if incumbent is None else 1, "system_attrs": noted}
+    new = new_study(of.project, spec, queued=True, schedule_id=of.id, **code, **begun)
+    study_id = int(connection.execute(new.returning(study.c.id)).scalar_one())
     if incumbent is not None:
         fixed = {"fixed_params": dict(incumbent.params)}
         connection.execute(new_trial(study_id, 0, "enqueued", {"system_attrs": fixed}))

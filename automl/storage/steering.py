@@ -17,8 +17,8 @@ from automl.core import StudyRecord, StudyState, TrialState
 from automl.declaration import StudySpec
 from automl.errors import InvalidInput, NotFound
 from automl.storage import batch_budget
-from automl.storage.database import Database, now
-from automl.storage.studies import new_trial, tell, there
+from automl.storage.database import Database
+from automl.storage.studies import new_study, new_trial, tell, there
 from automl.storage.tables import study, trial
 from automl.team import DEFAULT_PROJECT
 
@@ -125,22 +125,9 @@ class Steering:
             raise InvalidInput(f"study: {record.name!r} confirms another one; clone that one", field="study")
         budget = spec.budget if trials is None else replace(spec.budget, trials=trials)
         spec = replace(spec, name=new_name, budget=budget, seed=spec.seed if seed is None else seed)
-        values = {
-            "project": self._project,
-            "name": new_name,
-            "directions": list(spec.directions),
-            "spec": spec.to_json(),
-            "entrypoint": record.entrypoint,
-            "code_sha256": record.code_sha256,
-            "package_sha256": record.package_sha256,
-            "queued": True,
-            "max_trials": budget.trials,
-            "max_active_s": budget.minutes * 60 if budget.minutes else None,
-            "retries": spec.retries,
-            "created_at": now(),
-        }
+        code = {name: getattr(record, name) for name in ("entrypoint", "code_sha256", "package_sha256")}
         try:
-            self._database.execute(sa.insert(study).values(**values))
+            self._database.execute(new_study(self._project, spec, queued=True, **code))
         except IntegrityError as error:
             raise InvalidInput(f"name: there is a study {new_name!r} already; choose another name", "name") from error
 

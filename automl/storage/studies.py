@@ -78,25 +78,16 @@ class Studies:
 
         Raises `StudyConflict` when the name is taken by another definition.
         """
-        values = {
-            "spec": spec.to_json(),
-            "max_trials": spec.budget.trials,
-            "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
-            "retries": spec.retries,
-            "code_sha256": code_sha256,
-            "package_sha256": package_sha256,
-            "reason": None,
-        }
+        values = declared(spec) | {"code_sha256": code_sha256, "package_sha256": package_sha256, "reason": None}
         if entrypoint is not None:
             values["entrypoint"] = entrypoint
         if queued:
             values["queued"] = True
         found = self._find(spec.name)
         if found is None:
-            new = {"name": spec.name, "directions": list(spec.directions), "created_at": now(), "origin_id": origin_id}
-            new["project"] = self._project
+            new = new_study(self._project, spec, origin_id=origin_id, **values)
             try:
-                self._database.execute(sa.insert(study).values(**new, **values))
+                self._database.execute(new)
                 return self.get(spec.name)
             except IntegrityError:  # somebody else declared it in the meantime
                 found = self.get(spec.name)
@@ -478,6 +469,22 @@ def _add_suggestion() -> sa.Insert:
     given = [sa.bindparam(name, type_=trial.c[name].type) for name in _SUGGESTED]
     values = sa.select(study_id, number, sa.literal(TrialState.WAITING.value), sa.literal("suggested"), now(), *given)
     return sa.insert(trial).from_select(["study_id", "number", "state", "cause", "created_at", *_SUGGESTED], values)
+
+
+def declared(spec: StudySpec) -> dict[str, Any]:
+    """What the row of a study says of its declaration, and what changes with it."""
+    return {
+        "spec": spec.to_json(),
+        "max_trials": spec.budget.trials,
+        "max_active_s": spec.budget.minutes * 60 if spec.budget.minutes else None,
+        "retries": spec.retries,
+    }
+
+
+def new_study(project: str, spec: StudySpec, /, **further: Any) -> sa.Insert:
+    """`further`: other columns."""
+    row = declared(spec) | {"project": project, "name": spec.name, "directions": list(spec.directions)}
+    return sa.insert(study).values(**row | {"created_at": now()} | further)
 
 
 def new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any]) -> sa.Insert:

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from automl.core import Load, WorkerRecord
 from automl.errors import NotFound
@@ -44,7 +43,6 @@ class Workers:
     def __init__(self, database: Database, project: str = DEFAULT_PROJECT):
         self._database = database
         self._project = project
-        self._insert = postgresql.insert if database.dialect == "postgresql" else sqlite.insert
 
     def enroll(self, record: WorkerRecord) -> None:
         """A worker has started. Its times are those of the database's clock, and it does not drain."""
@@ -60,7 +58,7 @@ class Workers:
             "seen_at": now(),
             "ended_at": None,
         }
-        row = self._insert(worker).values(project=self._project, name=record.name, **values)
+        row = self._database.insert(worker).values(project=self._project, name=record.name, **values)
         # Another process had the name when the machine was started last: what it was is over.
         self._database.execute(row.on_conflict_do_update(index_elements=["project", "name"], set_=values))
 

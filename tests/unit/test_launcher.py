@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from automl.errors import InvalidInput
-from automl.launcher import check_port, dashboard_folder, is_loopback
+from automl.launcher import check_port, dashboard_folder
+from automl.outbound import is_loopback
 
 
 def test_the_script_is_found_in_a_checkout() -> None:

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from types import FrameType
 
 from automl import wire
@@ -19,7 +18,7 @@ from automl.engine import Engine, connect
 from automl.service.config import Config
 from automl.service.duties import Duty
 from automl.service.duties.batches import BatchKeeper
-from automl.service.duties.notifier import Notifier, SmtpSettings
+from automl.service.duties.notifier import Notifier
 from automl.service.duties.reaper import Reaper
 from automl.service.duties.runner import Runner
 from automl.service.duties.scheduler import Scheduler
@@ -35,14 +34,13 @@ log = logging.getLogger("automl.duties")
 def duties_of(engine: Engine, config: Config, holder: str) -> list[Duty]:
     """All that there are."""
     upkeep = config.duties
-    smtp = SmtpSettings(**asdict(config.smtp)) if config.smtp is not None else None
     return [
         Suggesting(engine, holder, upkeep.lease_s),
         Reaper(engine, upkeep.grace_s),
         Scheduler(engine),
         Judge(engine),
         BatchKeeper(engine),
-        Notifier(engine, holder, smtp=smtp, public_url=config.service.public_url),
+        Notifier(engine, holder, smtp=config.smtp, public_url=config.service.public_url),
         Sweeper(engine, upkeep.keep_deleted_days * DAY_S, upkeep.keep_answers_hours * HOUR_S),
     ]
 

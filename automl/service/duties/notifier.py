@@ -8,13 +8,13 @@ import smtplib
 import ssl
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from automl import outbound
 from automl.engine import Engine
 from automl.errors import AutoMLError
 from automl.outbound import Answer, Undelivered
+from automl.service.config import Smtp
 from automl.service.duties import messages
 from automl.storage.channels import Outbox, Parcel
 from automl.storage.news import Happening, News
@@ -28,18 +28,6 @@ AT_ONCE = 8
 MAIL_S = 10.0
 #: Steps between two times that old deliveries are cleared away.
 CLEAR_EVERY = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class SmtpSettings:
-    """The mail server, from the configuration of `automl serve`."""
-
-    host: str
-    port: int = 587
-    user: str | None = None
-    password: str | None = None
-    sender: str = "automl@localhost"
-    tls: str = "starttls"  #: "starttls", "tls" from the first byte, or "none"
 
 
 class Post(Protocol):
@@ -58,7 +46,7 @@ class Notifier:
         engine: Engine,
         holder: str,
         *,
-        smtp: SmtpSettings | None = None,
+        smtp: Smtp | None = None,
         public_url: str | None = None,
         post: Post = outbound.post,
     ):
@@ -146,7 +134,7 @@ class Notifier:
             with _mail_server(settings) as server:
                 server.send_message(message)
         except (OSError, smtplib.SMTPException) as error:
-            raise Undelivered(f"mail server {settings.host}: {_reason(error)}") from error
+            raise Undelivered(f"mail server {settings.host}: {outbound.reason(error)}") from error
 
     def _report(self, parcel: Parcel) -> str | None:
         """The report of the batch that the message is about, if it is about one that is still there."""
@@ -159,7 +147,7 @@ class Notifier:
 
 
 @contextlib.contextmanager
-def _mail_server(settings: SmtpSettings) -> Iterator[smtplib.SMTP]:
+def _mail_server(settings: Smtp) -> Iterator[smtplib.SMTP]:
     """A connection to the mail server, logged in if it wants that. Raises `OSError`, `smtplib.SMTPException`."""
     where = (settings.host, settings.port)
     trust = ssl.create_default_context()
@@ -174,7 +162,3 @@ def _mail_server(settings: SmtpSettings) -> Iterator[smtplib.SMTP]:
         if settings.user is not None:
             server.login(settings.user, settings.password or "")
         yield server
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

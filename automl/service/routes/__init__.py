@@ -19,7 +19,8 @@ from automl.service.routes import (
 )
 
 ROUTERS = (
-    work.router,  # first: it is asked most often, and routes are looked through in their order
+    studies.router,  # first: these are asked most often, and routes are looked through in their order
+    trials.router,
     batches.router,
     channels.router,
     events.router,
@@ -27,9 +28,8 @@ ROUTERS = (
     health.router,
     models.router,
     schedules.router,
-    studies.router,
     tokens.router,
-    trials.router,
     views.router,
+    work.router,
     workers.router,
 )

@@ -1,24 +1,20 @@
 """The worker protocol: claim, renew, report, checkpoint, finish, fail, release, and that a worker lives.
 
-This is the hot path of the service: these routes are answered more directly than FastAPI does it (`Direct`).
+This is the hot path of the service: what stands here is answered without FastAPI (`direct`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, get_type_hints
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 
-from automl import wire
 from automl.client import protocol
 from automl.core import Checkpoint, Failure, Lease
+from automl.engine import Engine
 from automl.errors import InvalidInput, LeaseLost
-from automl.service.callers import Caller, Worker
+from automl.service.callers import Worker
+from automl.service.direct import DirectRoute
 from automl.service.leases import Book, check_outcome, check_params, keep_log, prefixed, stripped
 from automl.service.limits import Body, takes
 from automl.trainers import checkpoint as checkpoints
@@ -27,26 +23,7 @@ from automl.trainers import checkpoint as checkpoints
 _LARGE = Body(max_bytes=32 << 20, max_text=1_000_000)
 
 
-class Direct(APIRoute):
-    """A route `(request, caller, body) -> noun`: the body is parsed once, and one thread does all of the work."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        hints = get_type_hints(self.endpoint, include_extras=True)
-        find_caller = hints["caller"].__metadata__[0].dependency
-        body_kind, answer_kind, endpoint = hints["body"], hints["return"], self.endpoint
-
-        def work(request: Request, caller: Caller, text: bytes) -> Response:
-            found = endpoint(request, caller, wire.parse(body_kind, text))
-            return Response(wire.dump(answer_kind, found), media_type="application/json")
-
-        async def handle(request: Request) -> Response:
-            caller = await find_caller(request)
-            return await run_in_threadpool(work, request, caller, await request.body())
-
-        return handle
-
-
-router = APIRouter(tags=["work"], route_class=Direct)
+router = APIRouter(tags=["work"], route_class=DirectRoute)
 
 
 @router.post("/work/claim")
@@ -191,7 +168,7 @@ def _book(request: Request) -> Book:
     return book
 
 
-def _known(request: Request, engine: Any, token: str) -> Lease | None:
+def _known(request: Request, engine: Engine, token: str) -> Lease | None:
     """None where the lease is over: a result that was accepted may come once more."""
     with suppress(LeaseLost):
         return _book(request).lease(engine, token)

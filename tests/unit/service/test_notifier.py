@@ -19,7 +19,8 @@ from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
 from automl.core import Load, WorkerRecord
 from automl.engine import Engine, connect
-from automl.service.duties.notifier import Notifier, SmtpSettings
+from automl.service.config import Smtp
+from automl.service.duties.notifier import Notifier
 from automl.storage.batches import BatchStudy
 from automl.storage.database import now
 from automl.storage.tables import delivery, firing, schedule, worker
@@ -312,7 +313,7 @@ def _login(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) 
 
 
 @pytest.fixture
-def mailbox() -> Iterator[tuple[Mailbox, SmtpSettings]]:
+def mailbox() -> Iterator[tuple[Mailbox, Smtp]]:
     box = Mailbox()
     options = {"auth_require_tls": False, "authenticator": _login}
     with socket.socket() as probe:
@@ -320,11 +321,11 @@ def mailbox() -> Iterator[tuple[Mailbox, SmtpSettings]]:
         port = probe.getsockname()[1]
     server = Controller(box, hostname="127.0.0.1", port=port, **options)
     server.start()
-    yield box, SmtpSettings("127.0.0.1", port, "automl", "secret", "automl@example.com", "none")
+    yield box, Smtp("127.0.0.1", "automl@example.com", port, "automl", "secret", "none")
     server.stop()
 
 
-def test_a_mail_comes_with_the_report_of_the_batch(engine: Engine, mailbox: tuple[Mailbox, SmtpSettings]) -> None:
+def test_a_mail_comes_with_the_report_of_the_batch(engine: Engine, mailbox: tuple[Mailbox, Smtp]) -> None:
     box, settings = mailbox
     engine.channels.add("mail", "email", "team@example.com", ["batch finished"])
     duty = notifier(engine, smtp=settings, public_url="https://automl.example")
@@ -343,7 +344,7 @@ def test_a_mail_comes_with_the_report_of_the_batch(engine: Engine, mailbox: tupl
     assert "0.7500" in report and "a &lt;script&gt;" in report and "<script" not in report
 
 
-def test_a_name_cannot_add_a_header_to_a_mail(engine: Engine, mailbox: tuple[Mailbox, SmtpSettings]) -> None:
+def test_a_name_cannot_add_a_header_to_a_mail(engine: Engine, mailbox: tuple[Mailbox, Smtp]) -> None:
     box, settings = mailbox
     engine.channels.add("mail", "email", "team@example.com")
     duty = notifier(engine, smtp=settings)
@@ -354,7 +355,7 @@ def test_a_name_cannot_add_a_header_to_a_mail(engine: Engine, mailbox: tuple[Mai
     assert mail["Bcc"] is None and box.envelopes[0].rcpt_tos == ["team@example.com"]
 
 
-def test_a_mail_server_that_refuses_is_asked_again(engine: Engine, mailbox: tuple[Mailbox, SmtpSettings]) -> None:
+def test_a_mail_server_that_refuses_is_asked_again(engine: Engine, mailbox: tuple[Mailbox, Smtp]) -> None:
     box, settings = mailbox
     engine.channels.add("mail", "email", "team@example.com")
     duty = notifier(engine, smtp=settings)
@@ -369,13 +370,11 @@ def test_a_mail_server_that_refuses_is_asked_again(engine: Engine, mailbox: tupl
     assert len(box.mails) == 1
 
 
-def test_a_wrong_password_and_a_missing_mail_server_are_said(
-    engine: Engine, mailbox: tuple[Mailbox, SmtpSettings]
-) -> None:
+def test_a_wrong_password_and_a_missing_mail_server_are_said(engine: Engine, mailbox: tuple[Mailbox, Smtp]) -> None:
     box, settings = mailbox
     engine.channels.add("mail", "email", "team@example.com")
     engine.channels.test("mail")
-    wrong = SmtpSettings(settings.host, settings.port, "automl", "wrong", settings.sender, "none")
+    wrong = Smtp(settings.host, settings.sender, settings.port, "automl", "wrong", "none")
     notifier(engine, smtp=wrong).send()
     assert "535" in (engine.channels.deliveries()[0].error or "")
     hurry(engine)
