@@ -119,6 +119,26 @@ def _member_sqlite(element: json_member, compiler: Any, **kw: Any) -> str:
     return f"json_object({key}, json({column}))"
 
 
+class is_one_of(GenericFunction[bool]):  # noqa: N801
+    """`is_one_of(column, texts)`: whether a text is in a JSON array. Unlike IN the statement stays the same."""
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "is_one_of"
+
+
+@compiles(is_one_of, "postgresql")
+def _one_of_postgresql(element: is_one_of, compiler: Any, **kw: Any) -> str:
+    column, texts = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY (ARRAY(SELECT jsonb_array_elements_text(CAST({texts} AS jsonb))))"
+
+
+@compiles(is_one_of, "sqlite")
+def _one_of_sqlite(element: is_one_of, compiler: Any, **kw: Any) -> str:
+    column, texts = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({texts}))"
+
+
 class packed(GenericFunction[str]):  # noqa: N801
     """`packed(step, value)`: an aggregate, "step value step value ..." with every bit of the values."""
 
@@ -229,6 +249,8 @@ class Database:
         )
         #: An INSERT that may say ON CONFLICT, which each dialect has of its own.
         self.insert: Callable[[sa.Table], Any] = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
+        #: `prepared.Prepared`, by their statements.
+        self.prepared: dict[Any, Any] = {}
         self._lane = _Lane()
         self._prepare_connections()
         # A connection must not be used by two processes: a forked child starts with none.

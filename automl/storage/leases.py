@@ -30,9 +30,9 @@ from automl.core import (
     TrialState,
 )
 from automl.errors import InvalidInput, LeaseLost
-from automl.storage.database import Database, Json, dumps, json_merge, loads, now
+from automl.storage.database import Database, Json, dumps, is_one_of, json_merge, loads, now
 from automl.storage.distributions import Distributions
-from automl.storage.prepared import Prepared
+from automl.storage.prepared import Prepared, prepared
 from automl.storage.tables import artifact, event, report, study, trial
 from automl.team import DEFAULT_PROJECT
 
@@ -111,7 +111,7 @@ _CLAIM_OF_MANY = _claim_of(study.c.id.in_(sa.bindparam("studies", expanding=True
 _renewed = (
     sa.select(trial.c.id)
     .where(
-        trial.c.lease_token.in_(sa.bindparam("tokens", expanding=True)),
+        is_one_of(trial.c.lease_token, sa.bindparam("tokens", type_=sa.Text)),
         trial.c.state == TrialState.RUNNING.value,
     )
     .order_by(trial.c.id)
@@ -219,10 +219,6 @@ class Leases:
         self._upsert_report = _newer(database.insert(report))
 
     @cached_property
-    def _claim_of_one(self) -> Prepared:
-        return Prepared(self._database, _CLAIM)
-
-    @cached_property
     def _finish(self) -> Prepared:
         return Prepared(self._database, _with_reports(_finish()) if self._on_postgresql else _finish())
 
@@ -239,7 +235,7 @@ class Leases:
         row: Sequence[Any] | None
         try:
             if len(study_ids) == 1:
-                row = self._claim_of_one.first({"study": study_ids[0], **arguments})
+                row = prepared(self._database, _CLAIM).first({"study": study_ids[0], **arguments})
             else:
                 row = self._database.first(_CLAIM_OF_MANY, {"studies": list(study_ids), **arguments})
         except IntegrityError:
@@ -278,7 +274,7 @@ class Leases:
         wanted = sorted(tokens)
         if not wanted:
             return frozenset()
-        rows = self._database.all(_RENEW, {"tokens": wanted, "lease_s": lease_s})
+        rows = prepared(self._database, _RENEW).all({"tokens": dumps(wanted), "lease_s": lease_s})
         return frozenset(row.lease_token for row in rows)
 
     def report(self, token: str, reports: Sequence[Report]) -> None:

@@ -19,13 +19,19 @@ from automl.errors import NotFound, StudyConflict
 from automl.storage import batch_budget
 from automl.storage.database import Database, dumps, json_merge, now
 from automl.storage.distributions import Distributions
-from automl.storage.prepared import Prepared
+from automl.storage.prepared import Prepared, prepared
 from automl.storage.tables import event, study, trial
 from automl.team import DEFAULT_PROJECT
 
 UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
 _SUGGESTED = ("params", "distributions", "system_attrs", "basis")
 _STUDY_COLUMNS = tuple(study.c[name] for name in StudyRecord.__dataclass_fields__)
+_MINE = sa.and_(study.c.project == sa.bindparam("of_project", type_=sa.Text), study.c.deleted_at.is_(None))
+_BY_ID = sa.select(*_STUDY_COLUMNS).where(study.c.id == sa.bindparam("study"), _MINE)
+_COUNTED = sa.select(trial.c.study_id, trial.c.state, sa.func.count().label("n")).group_by(
+    trial.c.study_id, trial.c.state
+)
+_COUNTED_OF_ONE = _COUNTED.where(trial.c.study_id == sa.bindparam("study"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,7 @@ class Studies:
 
     def by_id(self, study_id: int) -> StudyRecord:
         """Raises `NotFound`, also for a study of another project."""
-        row = self._database.first(sa.select(*_STUDY_COLUMNS).where(study.c.id == study_id, self._there))
+        row = prepared(self._database, _BY_ID).first({"study": study_id, "of_project": self._project})
         if row is None:
             raise NotFound(f"study {study_id} is gone", field="study")
         return _study_record(row)
@@ -207,14 +213,13 @@ class Studies:
 
     def counts(self, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
         """Trials by state, with every state present, and "total"."""
-        counted = (
-            sa.select(trial.c.study_id, trial.c.state, sa.func.count().label("n"))
-            .where(trial.c.study_id.in_(study_ids))
-            .group_by(trial.c.study_id, trial.c.state)
-        )
+        if len(study_ids) == 1:
+            rows = prepared(self._database, _COUNTED_OF_ONE).all({"study": study_ids[0]})
+        else:
+            rows = self._database.all(_COUNTED.where(trial.c.study_id.in_(study_ids)))
         empty = {"total": 0} | {state.value: 0 for state in TrialState}
         found = {study_id: dict(empty) for study_id in study_ids}
-        for row in self._database.all(counted):
+        for row in rows:
             found[row.study_id][row.state] = row.n
             found[row.study_id]["total"] += row.n
         return found
@@ -498,7 +503,7 @@ def new_trial(study_id: int, number: int, cause: str, values: Mapping[str, Any])
     )
 
 
-def _study_record(row: sa.Row[Any]) -> StudyRecord:
+def _study_record(row: Any) -> StudyRecord:
     data = row._asdict()
     return StudyRecord(
         **{**data, "state": StudyState(row.state), "directions": tuple(row.directions), "tags": tuple(row.tags)}

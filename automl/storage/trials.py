@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,12 +23,49 @@ from automl.core import (
 )
 from automl.errors import NotFound
 from automl.storage.database import Database, violates
+from automl.storage.prepared import prepared
 from automl.storage.tables import artifact, event, report, trial
 
 #: How many of the newest trials are looked at for a forecast: enqueued ones and those before the model have none.
 FORECAST_WITHIN = 8
 
 _COMPLETE = trial.c.state == sa.literal_column("'complete'")  # in these words, so that the partial index is used
+
+_RECORD_COLUMNS = tuple(
+    trial.c[name]
+    for name in (
+        *("id", "number", "state", "params", "objectives", "metrics", "attempt", "worker", "started_at", "finished_at"),
+        *("failure_kind", "failure_message", "failure_traceback", "user_attrs", "system_attrs", "invalid"),
+    )
+)
+_OF_STUDY = trial.c.study_id == sa.bindparam("study")
+_last_report = sa.select(report.c.step).where(report.c.trial_id == trial.c.id).order_by(report.c.step.desc()).limit(1)
+_TRIALS = (
+    sa.select(
+        *_RECORD_COLUMNS,
+        _last_report.scalar_subquery().label("step"),
+        _last_report.with_only_columns(report.c.value).scalar_subquery().label("last_value"),
+    )
+    .where(_OF_STUDY)
+    .order_by(trial.c.number)
+)
+_PAGE = _TRIALS.where(trial.c.number > sa.bindparam("after")).limit(sa.bindparam("most", type_=sa.BigInteger))
+_ONE = _TRIALS.where(trial.c.number == sa.bindparam("number"))
+_FILES = (
+    sa.select(artifact.c.name, artifact.c.sha256, artifact.c.size)
+    .where(artifact.c.trial_id == sa.bindparam("trial"))
+    .order_by(artifact.c.name)
+)
+# Along the index, as far as needed: whoever watches a search asks for the best trial all the time.
+_COUNTS = sa.and_(_OF_STUDY, _COMPLETE, trial.c.value.is_not(None), trial.c.invalid.is_(None))
+_BEST = {
+    sign: sa.select(*_RECORD_COLUMNS)
+    .where(_COUNTS, ~violates(trial.c.system_attrs))
+    .order_by(trial.c.value.desc() if sign < 0 else trial.c.value.asc(), trial.c.number)
+    .limit(sa.bindparam("most", type_=sa.BigInteger))
+    for sign in (-1.0, 1.0)
+}
+_VIOLATING = sa.select(*_RECORD_COLUMNS).where(_COUNTS, violates(trial.c.system_attrs))
 
 
 class Trials:
@@ -46,21 +84,19 @@ class Trials:
         limit: int | None = None,
     ) -> list[TrialRecord]:
         """Trials by number; those above number `after`, at most `limit` of them."""
-        reports = (
-            sa.select(report.c.step).where(report.c.trial_id == trial.c.id).order_by(report.c.step.desc()).limit(1)
-        )
-        wanted = sa.select(
-            trial,
-            reports.scalar_subquery().label("step"),
-            reports.with_only_columns(report.c.value).scalar_subquery().label("last_value"),
-        ).where(trial.c.study_id == study_id)
+        if states is None and numbers is None and limit is not None:
+            rows = prepared(self._database, _PAGE).all(
+                {"study": study_id, "after": -1 if after is None else after, "most": limit}
+            )
+            return [_trial_record(row) for row in rows]
+        wanted = _TRIALS
         if states is not None:
             wanted = wanted.where(trial.c.state.in_([state.value for state in states]))
         if numbers is not None:
             wanted = wanted.where(trial.c.number.in_(list(numbers)))
         if after is not None:
             wanted = wanted.where(trial.c.number > after)
-        return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number).limit(limit))]
+        return [_trial_record(row) for row in self._database.all(wanted.limit(limit), {"study": study_id})]
 
     def place(self, trial_id: int) -> sa.Row[Any] | None:
         """The trial's `study_id` and `number`; None when there is none."""
@@ -72,32 +108,25 @@ class Trials:
         Those that violate constraints come last, by how much they do.
         """
         sign = -1.0 if record.directions[0] == "maximize" else 1.0
-        counts = sa.and_(trial.c.study_id == record.id, trial.c.value.is_not(None), trial.c.invalid.is_(None))
-        order = trial.c.value.desc() if sign < 0 else trial.c.value.asc()
-        # Along the index, as far as needed: whoever watches a search asks for the best trial all the time.
-        feasible = sa.select(trial).where(counts, _COMPLETE, ~violates(trial.c.system_attrs))
-        first = feasible.order_by(order, trial.c.number).limit(limit)
-        found = [_trial_record(row) for row in self._database.all(first)]
+        rows = prepared(self._database, _BEST[sign]).all({"study": record.id, "most": limit})
+        found = [_trial_record(row) for row in rows]
         if len(found) < limit:
-            others = self._database.all(sa.select(trial).where(counts, _COMPLETE, violates(trial.c.system_attrs)))
-            violating = map(_trial_record, others)
+            violating = map(_trial_record, prepared(self._database, _VIOLATING).all({"study": record.id}))
             found += sorted(violating, key=lambda item: (_excess(item), sign * (item.value or 0.0), item.number))
         return found[:limit]
 
     def invalid(self, study_id: int) -> list[TrialRecord]:
         """Those whose results count for nothing, by number."""
-        wanted = sa.select(trial).where(trial.c.study_id == study_id, trial.c.invalid.is_not(None))
+        wanted = sa.select(*_RECORD_COLUMNS).where(trial.c.study_id == study_id, trial.c.invalid.is_not(None))
         return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.number))]
 
     def get(self, record: StudyRecord, number: int) -> TrialRecord:
         """One trial with its artifacts. Raises `NotFound`."""
-        found = self.of(record.id, numbers=[number])
-        if not found:
+        row = prepared(self._database, _ONE).first({"study": record.id, "number": number})
+        if row is None:
             raise NotFound(f"study {record.name!r} has no trial {number}", field="trial")
-        files = sa.select(artifact).where(artifact.c.trial_id == found[0].id).order_by(artifact.c.name)
-        artifacts = tuple(Artifact(row.name, row.sha256, row.size) for row in self._database.all(files))
-        fields = {name: getattr(found[0], name) for name in TrialRecord.__dataclass_fields__}
-        return TrialRecord(**{**fields, "artifacts": artifacts})
+        artifacts = tuple(Artifact(*file) for file in prepared(self._database, _FILES).all({"trial": row.id}))
+        return replace(_trial_record(row), artifacts=artifacts)
 
     def add_artifacts(self, trial_id: int, files: Sequence[Artifact]) -> None:
         """Record further files of a finished trial; a name that it has already keeps its file."""
@@ -128,11 +157,11 @@ class Trials:
 
     def finished_since(self, study_id: int, moment: float) -> list[TrialRecord]:
         """Trials that ended at or after `moment` (seconds since the epoch), in that order."""
-        wanted = sa.select(trial).where(trial.c.study_id == study_id, trial.c.finished_at >= moment)
+        wanted = sa.select(*_RECORD_COLUMNS).where(trial.c.study_id == study_id, trial.c.finished_at >= moment)
         return [_trial_record(row) for row in self._database.all(wanted.order_by(trial.c.finished_at))]
 
 
-def _trial_record(row: sa.Row[Any]) -> TrialRecord:
+def _trial_record(row: Any) -> TrialRecord:
     failure = None
     if row.failure_kind is not None:
         failure = Failure(FailureKind(row.failure_kind), row.failure_message, row.failure_traceback or "")

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from automl.core import Load, WorkerRecord
 from automl.errors import NotFound
 from automl.storage.database import Database, now
+from automl.storage.prepared import prepared
 from automl.storage.tables import worker
 from automl.team import DEFAULT_PROJECT
 
@@ -64,7 +65,7 @@ class Workers:
 
     def beat(self, name: str, load: Load) -> bool | None:
         """The worker lives; whether it is to drain, None when it is not enrolled (any more)."""
-        row = self._database.first(_BEAT, {**self._place(name), "load": asdict(load)})
+        row = prepared(self._database, _BEAT).first({**self._place(name), "load": asdict(load)})
         return None if row is None else bool(row.draining)
 
     def leave(self, name: str) -> None:
