@@ -6,13 +6,12 @@ infinities: they are the strings "NaN", "Infinity" and "-Infinity" where a numbe
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from automl.errors import InvalidInput
 
@@ -24,13 +23,11 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def dump(kind: Any, value: Any) -> bytes:
-    """`value`, of type `kind`, as JSON text."""
-    plain = adapter(kind).dump_python(value)
+    """`value`, of type `kind`, as JSON text. Raises `TypeError` for what JSON has nothing for."""
     try:
-        text = json.dumps(plain, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    except ValueError:
-        text = json.dumps(_named(plain), separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
+        return to_json(value, inf_nan_mode="strings", fallback=_plain)
+    except PydanticSerializationError as error:
+        raise TypeError(str(error)) from error
 
 
 def parse(kind: Any, text: bytes | str) -> Any:
@@ -43,12 +40,7 @@ def parse(kind: Any, text: bytes | str) -> Any:
         raise InvalidInput(f"{field}: {first['msg']}", field=field) from error
 
 
-def _named(value: Any) -> Any:
-    """The same with the names of the floats that JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _named(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_named(item) for item in value]
-    return value
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")

@@ -280,7 +280,7 @@ class Client:
         if answer.status == 304 and before is not None:
             return before
         found = unpack_board(answer.data, before)
-        self._etags[found] = answer.headers["ETag"]
+        self._etags[found] = answer.header("ETag")
         return found
 
     def curves(self, record: StudyRecord, numbers: Sequence[int]) -> dict[int, Curve]:

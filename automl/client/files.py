@@ -70,7 +70,7 @@ class RemoteArtifacts(ArtifactStore):
 
     def _is_there(self, target: str, headers: Mapping[str, str] | None = None) -> bool:
         try:
-            self._transport.request("HEAD", target, headers=headers)
+            self._transport.transfer("HEAD", target, headers=headers).drain_conn()
         except DatabaseUnavailable:
             raise
         except AutoMLError:  # an answer to HEAD has no words: what is wrong is said when the file is sent
@@ -82,14 +82,14 @@ class RemoteArtifacts(ArtifactStore):
             with file.open("rb") as opened:
                 size = str(file.stat().st_size)
                 sent = {"Content-Type": "application/octet-stream", "Content-Length": size, **(headers or {})}
-                self._transport.request("PUT", target, opened, sent)
+                self._transport.transfer("PUT", target, opened, sent).drain_conn()
         except OSError as error:
             raise StorageError(f"{file} cannot be sent ({error.strerror or error})") from error
         except ArtifactCorrupt as error:  # it was changed since it was stored
             raise StorageError(str(error)) from error
 
     def _download(self, target: str, sha256: str, place: Path, headers: Mapping[str, str] | None = None) -> None:
-        answer = self._transport.request("GET", target, headers=headers, stream=True)
+        answer = self._transport.transfer("GET", target, headers=headers)
         digest = hashlib.sha256()
         try:
             with self.incoming() as temporary:

@@ -6,12 +6,13 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 
 from automl import wire
+from automl.client.connection import ANSWER_S, CONNECT_S, Answer, BadAnswer, Connections
 from automl.errors import AutoMLError, DatabaseUnavailable, InvalidInput, InvalidTarget
 from automl.outbound import is_loopback, reason
 from automl.problems import error_of
@@ -19,8 +20,7 @@ from automl.problems import error_of
 T = TypeVar("T")
 
 API = "/api/v1"
-#: A connection that does not come about is given up after so long; an answer is waited for so long.
-CONNECT_S, ANSWER_S = 5.0, 60.0
+_PLAIN = re.compile(r"[A-Za-z0-9/?=&%:,;@+._~-]*")
 
 
 class Transport:
@@ -32,6 +32,8 @@ class Transport:
         self._headers = {"Accept": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
+        self._connections = Connections(self.url)
+        self._root = urlsplit(self.url).path + API
         self._pool = urllib3.PoolManager(
             num_pools=2,
             maxsize=64,
@@ -59,50 +61,63 @@ class Transport:
         self,
         method: str,
         path: str,
-        body: Any = None,
+        body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         *,
         query: Mapping[str, Any] | None = None,
-        stream: bool = False,
-    ) -> urllib3.BaseHTTPResponse:
-        """A request as it is; `body` may be bytes or an open file. With `stream` the caller reads and releases it.
+    ) -> Answer:
+        """A request as it is, and its answer as a whole.
 
         Raises what the service said, or `DatabaseUnavailable` when there was no answer.
         """
         fields = {name: _text(value) for name, value in (query or {}).items() if value is not None}
-        target = f"{self.url}{API}{path}"
-        if fields:
-            target += "?" + urlencode(fields, doseq=True)
-        said = {**self._headers, **(headers or {})}
-        repeatable = body is None or isinstance(body, bytes)
+        target = f"{self._root}{path}?{urlencode(fields, doseq=True)}" if fields else self._root + path
+        if not _PLAIN.fullmatch(target):
+            target = quote(target, safe="/?=&%:,;@+-._~")
         try:
-            try:
-                answer = self._pool.request(method, target, body=body, headers=said, preload_content=not stream)
-            except urllib3.exceptions.ProtocolError:
-                # Mostly a connection that the service had closed as idle; whatever is asked here may be asked twice.
-                if not repeatable:
-                    raise
-                answer = self._pool.request(method, target, body=body, headers=said, preload_content=not stream)
-        except urllib3.exceptions.HTTPError as error:
+            answer = self._connections.ask(method, target, {**self._headers, **(headers or {})}, body)
+        except (OSError, BadAnswer) as error:
             raise DatabaseUnavailable(f"{self.url}: {reason(error)}") from error
         if answer.status >= 400:
-            raise self._error(answer)
+            raise self._error(answer.status, answer.data)
+        return answer
+
+    def transfer(
+        self, method: str, path: str, file: BinaryIO | None = None, headers: Mapping[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """As `request`, for what need not fit into memory: sends `file`, and the caller reads and releases the answer.
+
+        A file is sent once: nobody else rewinds it.
+        """
+        target, said = f"{self.url}{API}{path}", {**self._headers, **(headers or {})}
+        try:
+            try:
+                answer = self._pool.request(method, target, body=file, headers=said, preload_content=False)
+            except urllib3.exceptions.ProtocolError:  # mostly a connection that the service had closed as idle
+                if file is not None:
+                    raise
+                answer = self._pool.request(method, target, headers=said, preload_content=False)
+            if answer.status >= 400:
+                raise self._error(answer.status, answer.data)
+        except urllib3.exceptions.HTTPError as error:
+            raise DatabaseUnavailable(f"{self.url}: {reason(error)}") from error
         return answer
 
     def close(self) -> None:
+        self._connections.close()
         self._pool.clear()
 
-    def _parsed(self, kind: type[T], answer: urllib3.BaseHTTPResponse) -> T:
+    def _parsed(self, kind: type[T], answer: Answer) -> T:
         return wire.parse(kind, answer.data or b"null")
 
-    def _error(self, answer: urllib3.BaseHTTPResponse) -> AutoMLError:
+    def _error(self, status: int, data: bytes) -> AutoMLError:
         try:
-            said = json.loads(answer.data)["error"]
+            said = json.loads(data)["error"]
         except (ValueError, KeyError, TypeError):  # not our service: a proxy on the way, or a wrong address
-            if answer.status in (502, 503, 504):
-                return DatabaseUnavailable(f"{self.url}: answered {answer.status}")
-            return AutoMLError(f"{self.url}: answered {answer.status}, and not as automl does; is the address right?")
-        return error_of(answer.status, said)
+            if status in (502, 503, 504):
+                return DatabaseUnavailable(f"{self.url}: answered {status}")
+            return AutoMLError(f"{self.url}: answered {status}, and not as automl does; is the address right?")
+        return error_of(status, said)
 
 
 def checked_url(url: str, token: str | None) -> str:

@@ -150,7 +150,7 @@ class Work:
         lease = self._leases.get(token)
         if lease is None:
             return None
-        path = self._artifacts.root / "logs" / str(lease.study_id) / f"{lease.number}-{lease.attempt}.log"
+        path = self._artifacts.root / f"logs/{lease.study_id}/{lease.number}-{lease.attempt}.log"
         try:
             with path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - protocol.MAX_LOG))

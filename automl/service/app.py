@@ -7,12 +7,16 @@ the router.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from automl.engine import Engine
 from automl.service.answers import answer
@@ -42,7 +46,7 @@ def create_app(engine: Engine, authenticate: Authenticator = local, *, rate: Rat
             `auth.check_listening`.
         rate: how many requests each caller may send.
     """
-    app = FastAPI(
+    app = _Api(
         title="automl",
         version="1",
         openapi_tags=TAGS,
@@ -58,18 +62,26 @@ def create_app(engine: Engine, authenticate: Authenticator = local, *, rate: Rat
         app.include_router(router, prefix="" if router is health.router else API)
     app.get(f"{API}/openapi.json", include_in_schema=False)(_openapi)
     declared = tuple(_declared())
-    app.state.bodies = {
-        (method, route.address): route.body for route in declared for method in route.methods if route.body != Body()
-    }
+    large = [route for route in declared if route.body != Body()]
+    app.state.bodies = {(method, route.address): route.body for route in large for method in route.methods}
     use_refusals(app, lambda path: frozenset().union(*(route.methods for route in declared if route.is_at(path))))
-    # The last one that is added is the outermost.
-    app.add_middleware(ETags)
-    app.add_middleware(Idempotency, engine_of=engine_of)
-    app.add_middleware(Shortcut, routes=work.router.routes, prefix=API)
-    app.add_middleware(Limits, declared=[route for route in declared if route.body != Body()], rate=rate)
-    app.add_middleware(Door, authenticate=authenticate)
-    app.add_middleware(Envelope, requests=requests)
+
+    def enclose(router: ASGIApp) -> ASGIApp:
+        known = Shortcut(Idempotency(ETags(router), engine_of), work.router.routes, API)
+        return Envelope(Door(Limits(known, large, rate), authenticate), requests)
+
+    app.enclose = enclose
     return app
+
+
+class _Api(FastAPI):
+    """FastAPI in our layers instead of its own outermost ones: `Envelope` answers whatever goes wrong."""
+
+    enclose: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        handlers: Any = self.exception_handlers
+        return self.enclose(ExceptionMiddleware(AsyncExitStackMiddleware(self.router), handlers))
 
 
 def _openapi(request: Request, caller: Anyone) -> Response:

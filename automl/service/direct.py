@@ -23,8 +23,8 @@ from automl import wire
 from automl.service.callers import Caller
 from automl.service.limits import BODY
 
-#: More of them would wait for each other, and for the database.
-THREADS = 16
+#: More of them would wait for each other: with eight workers on two cores 4 do 5 % more than 16.
+THREADS = 8
 
 
 class DirectRoute(APIRoute):

@@ -180,6 +180,7 @@ Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgr
 
 
 _JSONB_KEEPS_BELOW = 1e16
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def dumps(value: Any) -> str:
@@ -189,7 +190,7 @@ def dumps(value: Any) -> str:
     write as integers.
     """
     try:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(value)
     except ValueError:
         text = ""
     if text and "e+" not in text:
