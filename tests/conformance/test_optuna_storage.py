@@ -27,10 +27,11 @@ from automl.core import Failure, FailureKind, Outcome, Report
 from automl.core import TrialState as State
 from automl.declaration import Budget, StudySpec
 from automl.errors import DatabaseUnavailable, InvalidTarget, StorageError
-from automl.storage import OptunaStorage, feed
+from automl.storage import OptunaStorage, feed, leases
 from automl.storage.database import Database
 from automl.storage.distributions import Distributions
 from automl.storage.leases import Leases
+from automl.storage.prepared import prepared
 from automl.storage.studies import Studies
 from automl.storage.trials import Trials
 
@@ -407,7 +408,7 @@ def test_a_history_is_loaded_piece_by_piece(
 def test_a_claim_reads_the_queue_and_not_the_table(sqlite_url: str) -> None:
     ours = OurSide(OptunaStorage(sqlite_url)._database.url.render_as_string(hide_password=False))
     with ours.database.connection() as connection:
-        text = ours.leases._claim_of_one._text
+        text = prepared(ours.database, leases._CLAIM)._text
         plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (0,) * text.count("?"))]
     assert any("ix_trial_waiting" in line for line in plan), plan
 
