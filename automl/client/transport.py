@@ -152,7 +152,7 @@ def _wrong(problem: str, cure: str) -> InvalidTarget:
 
 def _said(body: Any) -> bytes:
     try:
-        return wire.dump(Any, body)
+        return wire.dump(body)
     except TypeError as error:
         raise InvalidInput(f"body: {reason(error)}; use plain numbers, texts, lists and dicts", "body") from error
 
