@@ -130,7 +130,8 @@ def checked_url(url: str, token: str | None) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
+        (host or "").encode("idna")
+    except ValueError as error:  # UnicodeError is one
         raise _wrong(f"{shown} is no address", "write https://HOST") from error
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise _wrong(f"{shown} is no address", "write https://HOST, or http://127.0.0.1:PORT on this machine")
