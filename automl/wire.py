@@ -1,4 +1,4 @@
-"""The system's nouns as JSON and back, by their own type hints: what the service says and the client understands.
+"""The system's nouns as JSON, and back by their own type hints: what the service says and the client understands.
 
 A dataclass is an object of its fields, a tuple an array, a mapping an object in its order. JSON has no NaN and no
 infinities: they are the strings "NaN", "Infinity" and "-Infinity" where a number is expected.
@@ -22,8 +22,8 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def dump(kind: Any, value: Any) -> bytes:
-    """`value`, of type `kind`, as JSON text. Raises `TypeError` for what JSON has nothing for."""
+def dump(value: Any) -> bytes:
+    """A noun, or nouns, as JSON text. Raises `TypeError` for what JSON has nothing for."""
     try:
         return to_json(value, inf_nan_mode="strings", fallback=_plain)
     except PydanticSerializationError as error:

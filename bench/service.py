@@ -1,7 +1,7 @@
 """The service under load: mixed requests, the worker protocol beside its peers, a thousand workers that live.
 
     python bench/service.py                     # starts a PostgreSQL that keeps what it acknowledges
-    python bench/service.py --only protocol     # a part of it: mixed, protocol, heartbeats
+    python bench/service.py --only protocol     # a part of it: mixed, protocol, workers, heartbeats
 
 Everything runs on this one machine, load included. Optuna's proxy needs grpcio, which automl does not install; without
 it that row is left out. The results are written beside this file.
@@ -79,8 +79,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(database: str, folder: Path) -> Iterator[Service]:
-    """`automl serve` with tokens, without a dashboard and without duties: what is measured is the API."""
+def serving(database: str, folder: Path, *, duties: bool = False) -> Iterator[Service]:
+    """`automl serve` with tokens, without a dashboard and, where what is measured is the API alone, without duties."""
     engine = Engine(database, folder / "artifacts")
     token, _ = engine.tokens.create("bench", tuple(Scope))
     engine.close()
@@ -89,7 +89,9 @@ def serving(database: str, folder: Path) -> Iterator[Service]:
         port = probe.getsockname()[1]
     config = folder / "serve.toml"
     config.write_text('[auth]\nmode = "token"\n[limits]\nrequests_per_s = 100000\nburst = 100000\n')
-    command = [sys.executable, "-m", "automl", "serve", "--no-dashboard", "--no-duties", "--storage", database]
+    command = [sys.executable, "-m", "automl", "serve", "--no-dashboard", "--storage", database]
+    if not duties:
+        command.append("--no-duties")
     with subprocess.Popen(
         [*command, "--port", str(port), "--config", str(config)], cwd=folder, stdout=subprocess.DEVNULL
     ) as process:
@@ -182,6 +184,49 @@ def protocol(new_database: Callable[[], str], size: Size) -> dict[str, Any]:
     if proxy := medians.get(PROXY):
         ratios["HTTP, a statement for each report / gRPC proxy"] = medians["HTTP, a statement for each report"] / proxy
     return {"processes": size.processes, "trials_per_s": found, "median": medians, "ratio": ratios}
+
+
+# -- real workers ---------------------------------------------------------------------------------------------------
+
+NOTHING = """
+from automl import Budget, Float, Study
+
+def train(trial):
+    for step in range(10):
+        trial.report(trial.params["x"], step=step)
+    return trial.params["x"]
+
+study = Study("nothing", train, {{"x": Float(0, 1)}}, metrics={{"y": "min"}}, budget=Budget(trials={trials}),
+              sampler="random")
+"""
+
+
+def workers(new_database: Callable[[], str], trials: int) -> dict[str, Any]:
+    """`automl worker --workers 8` with trials that do nothing: at the database itself, and over the service."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "nothing.py").write_text(NOTHING.format(trials=trials))
+        database = new_database()
+        found["direct"] = real_rate(folder, database, database, {})
+        database = new_database()
+        with serving(database, folder, duties=True) as service:
+            found["HTTP"] = real_rate(folder, service.url, database, {"AUTOML_TOKEN": service.token})
+    print(f"workers: {found} trials/s", flush=True)
+    return {"slots": 8, "trials": trials, "trials_per_s": found, "ratio": found["HTTP"] / found["direct"]}
+
+
+def real_rate(folder: Path, storage: str, database: str, environment: dict[str, str]) -> float:
+    """Results per second, between the first and the last one."""
+    automl = [sys.executable, "-m", "automl"]
+    options: dict[str, Any] = {"cwd": folder, "env": os.environ | environment, "stdout": subprocess.DEVNULL}
+    subprocess.run([*automl, "submit", "nothing.py", "--storage", storage], check=True, **options)
+    command = [*automl, "worker", "--workers", "8", "--exit-when-idle", "--storage", storage]
+    subprocess.run(command, check=True, **options)
+    engine = Engine(database, folder / "artifacts")
+    ends = sorted(trial.finished_at or 0.0 for trial in engine.trials(engine.study("nothing"), [State.COMPLETE]))
+    engine.close()
+    return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 # -- mixed requests -------------------------------------------------------------------------------------------------
@@ -372,7 +417,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--postgres", metavar="URL", help="use this server, with the right to make databases")
     parser.add_argument("--quick", action="store_true", help="a rough look: short rounds")
-    parser.add_argument("--only", choices=("mixed", "protocol", "heartbeats"), help="a part of it")
+    parser.add_argument("--only", choices=("mixed", "protocol", "workers", "heartbeats"), help="a part of it")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "service.json", help="default: %(default)s")
     options = parser.parse_args()
     size = Size(seconds=3.0, rounds=1) if options.quick else Size()
@@ -387,6 +432,7 @@ def main() -> None:
         parts: dict[str, Callable[[], Any]] = {
             "mixed": lambda: mixed(new_database, seconds),
             "protocol": lambda: protocol(new_database, size),
+            "workers": lambda: workers(new_database, 100 if options.quick else 1000),
             "heartbeats": lambda: heartbeats(new_database, seconds),
         }
         for name, part in parts.items():

@@ -109,7 +109,7 @@ def pack_board(board: Board) -> tuple[bytes, str]:
 
 def _header(board: Board, study: StudyRecord, cursor: int) -> bytes:
     said = {
-        "study": json.loads(wire.dump(StudyRecord, study)),
+        "study": json.loads(wire.dump(study)),
         "cursor": cursor,
         "workers": list(board.workers),
         "params": [(name, column.choices) for name, column in board.params.items()],

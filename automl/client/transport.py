@@ -130,7 +130,8 @@ def checked_url(url: str, token: str | None) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
+        (host or "").encode("idna")
+    except ValueError as error:  # UnicodeError is one
         raise _wrong(f"{shown} is no address", "write https://HOST") from error
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise _wrong(f"{shown} is no address", "write https://HOST, or http://127.0.0.1:PORT on this machine")
@@ -152,7 +153,7 @@ def _wrong(problem: str, cure: str) -> InvalidTarget:
 
 def _said(body: Any) -> bytes:
     try:
-        return wire.dump(Any, body)
+        return wire.dump(body)
     except TypeError as error:
         raise InvalidInput(f"body: {reason(error)}; use plain numbers, texts, lists and dicts", "body") from error
 

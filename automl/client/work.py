@@ -198,7 +198,7 @@ class Work:
 
     def _ask(self, verb: str, body: Any, kind: Any) -> Any:
         # Without a key: the lease's token makes each of these harmless to repeat.
-        data = wire.dump(type(body), body)
+        data = wire.dump(body)
         with _as_unavailable():
             answer = self._transport.request("POST", f"/work/{verb}", data, _JSON)
         return None if kind is None else wire.parse(kind, answer.data)

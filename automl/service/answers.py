@@ -9,9 +9,9 @@ from fastapi.responses import Response
 from automl import wire
 
 
-def answer(kind: Any, value: Any, status: int = 200) -> Response:
-    """A noun (or nouns) of type `kind` as the body of an answer."""
-    return Response(wire.dump(kind, value), status, media_type="application/json")
+def answer(value: Any, status: int = 200) -> Response:
+    """A noun, or nouns, as the body of an answer."""
+    return Response(wire.dump(value), status, media_type="application/json")
 
 
 def says(kind: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:

@@ -34,11 +34,11 @@ class DirectRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         hints = get_type_hints(endpoint, include_extras=True)
         self.find_caller = hints["caller"].__metadata__[0].dependency
-        self._body, self._answer = hints["body"], hints["return"]
+        self._body = hints["body"]
 
     def work(self, request: Request, caller: Caller, text: bytes) -> Response:
         found = self.endpoint(request, caller, wire.parse(self._body, text))
-        return Response(wire.dump(self._answer, found), media_type="application/json")
+        return Response(wire.dump(found), media_type="application/json")
 
 
 class Shortcut:

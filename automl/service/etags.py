@@ -17,13 +17,13 @@ def etag(body: bytes) -> str:
     return f'W/"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
-def require_match(request: Request, kind: Any, value: Any) -> None:
+def require_match(request: Request, value: Any) -> None:
     """Raises 412 where the request is meant for another state (`If-Match`) than `value`, as a GET of it would say it.
 
     Of two that change at the same moment both may pass: it keeps people from overwriting what they have not seen.
     """
     wanted = request.headers.get("if-match")
-    if wanted is not None and not _names(wanted, etag(wire.dump(kind, value))):
+    if wanted is not None and not _names(wanted, etag(wire.dump(value))):
         message = "it was changed since it was read: read it again, then decide whether the change is still wanted"
         raise Problem(412, "precondition_failed", message, "If-Match")
 

@@ -98,7 +98,7 @@ class Keeper:
             self._process = subprocess.Popen([sys.executable, "-m", "automl.service.duties"], stdin=subprocess.PIPE)
             assert self._process.stdin is not None
             try:
-                self._process.stdin.write(wire.dump(Job, job) + b"\n")
+                self._process.stdin.write(wire.dump(job) + b"\n")
                 self._process.stdin.flush()
             except BrokenPipeError:  # it died at once, and is waited for
                 pass

@@ -85,7 +85,7 @@ def request(parcel: Parcel, moment: float) -> tuple[bytes, dict[str, str]]:
     headers = {"Content-Type": "application/json", "User-Agent": "automl", "Idempotency-Key": parcel.key}
     if parcel.channel.kind is ChannelKind.SLACK:
         return json.dumps({"text": slack_text(parcel.payload)}).encode(), headers
-    body = wire.dump(dict[str, Any], dict(parcel.payload))
+    body = wire.dump(dict(parcel.payload))
     timestamp = f"{moment:.0f}"
     headers["X-Automl-Timestamp"] = timestamp
     if parcel.secret is not None:

@@ -74,25 +74,25 @@ def submit(body: NewBatch, caller: Submitter) -> Response:
         BatchStudy(item.spec.spec(), item.entrypoint, item.code_sha256, item.package_sha256) for item in body.studies
     ]
     budget = Budget(**body.budget.model_dump())
-    return answer(Batch, caller.engine.batches.submit(body.name, studies, priority=body.priority, budget=budget), 201)
+    return answer(caller.engine.batches.submit(body.name, studies, priority=body.priority, budget=budget), 201)
 
 
 @router.get("/batches", responses=says(list[Batch]))
 def every(caller: Reader) -> Response:
     """All batches, the newest first."""
-    return answer(list[Batch], caller.engine.batches.all())
+    return answer(caller.engine.batches.all())
 
 
 @router.get("/batches/{name}", responses=says(Batch))
 def read(name: Name, caller: Reader) -> Response:
     """One batch, with its studies in their order."""
-    return answer(Batch, caller.engine.batches.get(name))
+    return answer(caller.engine.batches.get(name))
 
 
 @router.get("/batches/{name}/spent", responses=says(Spent))
 def spent(name: Name, caller: Reader) -> Response:
     """What its studies have used of the budget so far."""
-    return answer(Spent, caller.engine.batches.spent(name))
+    return answer(caller.engine.batches.spent(name))
 
 
 @router.get("/batches/{name}/report", response_class=HTMLResponse)
@@ -104,4 +104,4 @@ def report(name: Name, caller: Reader) -> HTMLResponse:
 @router.post("/batches/{name}/stop", responses=says(Stopped))
 def stop(name: Name, caller: Submitter) -> Response:
     """End all its studies; what is unfinished is cancelled."""
-    return answer(Stopped, Stopped(stopped=caller.engine.batches.stop(name)))
+    return answer(Stopped(stopped=caller.engine.batches.stop(name)))

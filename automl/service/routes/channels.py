@@ -46,7 +46,7 @@ def add(request: Request, body: NewChannel, caller: Admin) -> Response:
         raise Forbidden(f"allow_private: messages from here go to public addresses only; {who}")
     given = body.model_dump()
     name, kind, address, subjects = (given.pop(field) for field in ("name", "kind", "address", "subjects"))
-    return answer(Channel, caller.engine.channels.add(name, kind, address, subjects, **given), 201)
+    return answer(caller.engine.channels.add(name, kind, address, subjects, **given), 201)
 
 
 def _may_reach_private(request: Request, caller: Caller) -> bool:
@@ -57,12 +57,12 @@ def _may_reach_private(request: Request, caller: Caller) -> bool:
 @router.get("/channels", responses=says(list[Channel]))
 def every(caller: Admin) -> Response:
     """All channels, by name."""
-    return answer(list[Channel], caller.engine.channels.all())
+    return answer(caller.engine.channels.all())
 
 
 @router.get("/channels/{name}", responses=says(Channel))
 def read(name: Name, caller: Admin) -> Response:
-    return answer(Channel, caller.engine.channels.get(name))
+    return answer(caller.engine.channels.get(name))
 
 
 @router.delete("/channels/{name}", status_code=204)
@@ -75,7 +75,7 @@ def remove(name: Name, caller: Admin) -> Response:
 @router.post("/channels/{name}/test", status_code=202, responses=says(Delivery, 202))
 def test(name: Name, caller: Admin) -> Response:
     """Put a test message on its way; `/deliveries` says what became of it."""
-    return answer(Delivery, caller.engine.channels.test(name), 202)
+    return answer(caller.engine.channels.test(name), 202)
 
 
 @router.get("/deliveries", responses=says(list[Delivery]))
@@ -85,4 +85,4 @@ def deliveries(
     limit: Annotated[int, Query(ge=1, le=MAX_DELIVERIES)] = 100,
 ) -> Response:
     """What was told lately, the newest first."""
-    return answer(list[Delivery], caller.engine.channels.deliveries(channel, limit))
+    return answer(caller.engine.channels.deliveries(channel, limit))

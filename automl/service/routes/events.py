@@ -107,4 +107,4 @@ async def _is_welcome(request: Request) -> bool:
 
 def _event(mark: int, happened: Happening) -> bytes:
     kind = "study" if happened.trial is None else "trial"
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (mark, kind.encode(), wire.dump(Happening, happened))
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (mark, kind.encode(), wire.dump(happened))

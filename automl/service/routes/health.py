@@ -31,7 +31,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 @router.get("/healthz", response_model=dict[str, str])
 async def healthz() -> Response:
     """Whether the process lives. It asks nobody else."""
-    return answer(dict[str, str], {"status": "ok"})
+    return answer({"status": "ok"})
 
 
 @router.get("/readyz", response_model=dict[str, str])
@@ -52,7 +52,7 @@ async def readyz(request: Request) -> Response:
         state.ready = (now, error)
     if error is not None:
         raise error
-    return answer(dict[str, str], {"status": "ready"})
+    return answer({"status": "ready"})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -24,19 +24,19 @@ Reference = Annotated[str, Query(max_length=1000, examples=["digits@champion"], 
 @router.get("/models", responses=says(list[Model]))
 def every(caller: Reader) -> Response:
     """Models by name."""
-    return answer(list[Model], caller.engine.models())
+    return answer(caller.engine.models())
 
 
 @router.get("/models/versions", responses=says(list[ModelVersion]))
 def versions(name: Name, caller: Reader) -> Response:
     """The versions of a model, newest first."""
-    return answer(list[ModelVersion], caller.engine.model_versions(name))
+    return answer(caller.engine.model_versions(name))
 
 
 @router.get("/models/version", responses=says(ModelVersion))
 def version(reference: Reference, caller: Reader) -> Response:
     """What `digits@champion`, `digits@3`, or `digits` (its champion) names."""
-    return answer(ModelVersion, caller.engine.model_version(reference))
+    return answer(caller.engine.model_version(reference))
 
 
 @router.get("/models/promotions", responses=says(list[Promotion]))
@@ -44,7 +44,7 @@ def promotions(
     name: Name, caller: Reader, alias: Annotated[str | None, Query(max_length=200, description="Of this one.")] = None
 ) -> Response:
     """The moves of a model's aliases, or of one of them, newest first."""
-    return answer(list[Promotion], caller.engine.promotions(name, alias))
+    return answer(caller.engine.promotions(name, alias))
 
 
 @router.get("/models/files", response_class=FileResponse)
@@ -66,21 +66,21 @@ def gates(study_id: RowId, body: PromotionBody, caller: Reader) -> Response:
     """What a promotion would look at, without promoting."""
     record = caller.engine.study_by_id(study_id)
     trial, found = caller.engine.check_gates(record, body.number, **body.options(_who(caller, body.who)))
-    return answer(Examined, Examined(trial, found))
+    return answer(Examined(trial, found))
 
 
 @router.post("/studies/{study_id}/promotions", responses=says(Promotion))
 def promote(study_id: RowId, body: PromotionBody, caller: Promoter) -> Response:
     """Let an alias name a trial's model, if it passes the gates."""
     record = caller.engine.study_by_id(study_id)
-    return answer(Promotion, caller.engine.promote(record, body.number, **body.options(_who(caller, body.who))))
+    return answer(caller.engine.promote(record, body.number, **body.options(_who(caller, body.who))))
 
 
 @router.post("/models/rollback", responses=says(Promotion))
 def rollback(body: Rollback, caller: Promoter) -> Response:
     """Let an alias name what it named before."""
     who = _who(caller, body.who)
-    return answer(Promotion, caller.engine.rollback(body.name, body.alias, reason=body.reason, who=who))
+    return answer(caller.engine.rollback(body.name, body.alias, reason=body.reason, who=who))
 
 
 def _who(caller: Caller, said: str | None) -> str | None:

@@ -70,26 +70,26 @@ def add(body: NewSchedule, caller: Submitter) -> Response:
         if given is not None and not caller.identity.may(scope):
             raise Forbidden(f"{field}: this takes the scope {scope.value!r}, which {caller.identity.who!r} has not")
     added = caller.engine.schedules.add(body.plan(), who=caller.identity.who, replace=body.replace)
-    return answer(Schedule, added)
+    return answer(added)
 
 
 @router.get("/schedules", responses=says(list[Schedule]))
 def ls(caller: Reader, name: Annotated[str | None, Query(max_length=1000)] = None) -> Response:
     """All schedules of the project by name, or the one of this name."""
     found = caller.engine.schedules.all()
-    return answer(list[Schedule], [item for item in found if name in (None, item.name)])
+    return answer([item for item in found if name in (None, item.name)])
 
 
 @router.get("/schedules/firings", responses=says(dict[int, Firing]))
 def last_firings(caller: Reader) -> Response:
     """What was done about the last time of each schedule, by the schedule's id."""
-    return answer(dict[int, Firing], caller.engine.schedules.last_firings())
+    return answer(caller.engine.schedules.last_firings())
 
 
 @router.get("/schedules/{schedule_id}", responses=says(Schedule))
 def one(schedule_id: RowId, caller: Reader) -> Response:
     """A schedule."""
-    return answer(Schedule, caller.engine.schedules.by_id(schedule_id))
+    return answer(caller.engine.schedules.by_id(schedule_id))
 
 
 @router.patch("/schedules/{schedule_id}", responses=says(bool))
@@ -97,7 +97,7 @@ def change(schedule_id: RowId, body: ScheduleChange, caller: Submitter) -> Respo
     """Pause it, or let it go on; whether that changed anything."""
     schedules = caller.engine.schedules
     name = schedules.by_id(schedule_id).name
-    return answer(bool, schedules.pause(name) if body.paused else schedules.resume(name))
+    return answer(schedules.pause(name) if body.paused else schedules.resume(name))
 
 
 @router.delete("/schedules/{schedule_id}", status_code=204)
@@ -110,11 +110,11 @@ def remove(schedule_id: RowId, caller: Submitter) -> None:
 def coming(schedule_id: RowId, caller: Reader, count: Annotated[int, Query(ge=1, le=MOST_TICKS)] = 10) -> Response:
     """The next times, in seconds since the epoch."""
     schedules = caller.engine.schedules
-    return answer(list[float], list(schedules.next(schedules.by_id(schedule_id).name, count)))
+    return answer(list(schedules.next(schedules.by_id(schedule_id).name, count)))
 
 
 @router.get("/schedules/{schedule_id}/firings", responses=says(list[Firing]))
 def firings(schedule_id: RowId, caller: Reader, limit: Annotated[int, Query(ge=1, le=MOST_FIRINGS)] = 50) -> Response:
     """What was done about its times, the newest first."""
     schedules = caller.engine.schedules
-    return answer(list[Firing], schedules.firings(schedules.by_id(schedule_id).name, limit))
+    return answer(schedules.firings(schedules.by_id(schedule_id).name, limit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -38,14 +37,14 @@ def declare(body: Declaration, caller: Submitter) -> Response:
         queued=body.queued,
         extend=body.extend,
     )
-    return answer(StudyRecord, made)
+    return answer(made)
 
 
 @router.get("/studies", responses=says(Page[StudyRecord]))
 def page(query: Annotated[StudyQuery, Query()], caller: Reader) -> Response:
     """Studies, page by page."""
     records = caller.engine.studies()
-    return answer(Page[StudyRecord], _page([record for record in records if query.fits(record)], records, query))
+    return answer(_page([record for record in records if query.fits(record)], records, query))
 
 
 def _page(chosen: list[StudyRecord], records: list[StudyRecord], query: StudyQuery) -> Page[StudyRecord]:
@@ -69,7 +68,7 @@ def _page(chosen: list[StudyRecord], records: list[StudyRecord], query: StudyQue
 @router.get("/studies/{study_id}", responses=says(StudyRecord))
 def one(study_id: RowId, caller: Reader) -> Response:
     """A study."""
-    return answer(StudyRecord, caller.engine.study_by_id(study_id))
+    return answer(caller.engine.study_by_id(study_id))
 
 
 @router.patch("/studies/{study_id}", responses=says(Changed))
@@ -79,9 +78,9 @@ def change(study_id: RowId, body: StudyChange, request: Request, caller: Submitt
     With `If-Match` only while it is as it was read.
     """
     record = caller.engine.study_by_id(study_id)
-    require_match(request, StudyRecord, record)
+    require_match(request, record)
     changed = _change(caller.engine, record.name, body)
-    return answer(Changed, Changed(changed, caller.engine.study_by_id(study_id)))
+    return answer(Changed(changed, caller.engine.study_by_id(study_id)))
 
 
 def _change(engine: Engine, name: str, body: StudyChange) -> bool:
@@ -107,27 +106,27 @@ def delete(study_id: RowId, caller: Admin) -> None:
 @router.post("/studies/undelete", responses=says(StudyRecord))
 def undelete(body: Named, caller: Admin) -> Response:
     """Bring back the study that was deleted last under this name."""
-    return answer(StudyRecord, caller.engine.undelete(body.name))
+    return answer(caller.engine.undelete(body.name))
 
 
 @router.post("/studies/purge", responses=says(int))
 def purge(body: Purge, caller: Admin) -> Response:
     """Remove for good what was deleted longer ago; how many studies."""
-    return answer(int, caller.engine.purge(body.older_than_s))
+    return answer(caller.engine.purge(body.older_than_s))
 
 
 @router.post("/studies/{study_id}/clone", responses=says(StudyRecord))
 def clone(study_id: RowId, body: Clone, caller: Submitter) -> Response:
     """Queue the same declaration and code under another name, with none of the trials."""
     name = caller.engine.study_by_id(study_id).name
-    return answer(StudyRecord, caller.engine.clone(name, body.name, trials=body.trials, seed=body.seed))
+    return answer(caller.engine.clone(name, body.name, trials=body.trials, seed=body.seed))
 
 
 @router.get("/studies/{study_id}/counts", responses=says(dict[str, int]))
 def counts(study_id: RowId, caller: Reader) -> Response:
     """Trials by state, and "total"."""
     record = caller.engine.study_by_id(study_id)
-    return answer(dict[str, int], caller.engine.counts([record])[study_id])
+    return answer(caller.engine.counts([record])[study_id])
 
 
 @router.get("/counts", responses=says(Counts))
@@ -135,33 +134,33 @@ def counts_of(study: Annotated[list[int], Query(min_length=1, max_length=1000)],
     """Trials by state, and "total", for several studies; those that are gone are left out."""
     wanted = set(study)
     records = [record for record in caller.engine.studies() if record.id in wanted]
-    return answer(Counts, caller.engine.counts(records))
+    return answer(caller.engine.counts(records))
 
 
 @router.get("/studies/{study_id}/best-trials", responses=says(list[TrialRecord]))
 def best_trials(study_id: RowId, caller: Reader, limit: Annotated[int, Query(ge=1, le=1000)] = 1) -> Response:
     """The best complete trials by the first metric, best first."""
     record = caller.engine.study_by_id(study_id)
-    return answer(list[TrialRecord], caller.engine.best_trials(record, limit))
+    return answer(caller.engine.best_trials(record, limit))
 
 
 @router.get("/studies/{study_id}/forecast", responses=says(dict[str, Any] | None))
 def forecast(study_id: RowId, caller: Reader) -> Response:
     """What the search expects of the trials to come, by its newest suggestion."""
     record = caller.engine.study_by_id(study_id)
-    return answer(Mapping[str, Any] | None, caller.engine.forecast(record))
+    return answer(caller.engine.forecast(record))
 
 
 @router.get("/studies/{study_id}/sources", responses=says(list[Source]))
 def sources(study_id: RowId, caller: Reader) -> Response:
     """The past studies that this one learns from, with their trials."""
-    return answer(list[Source], caller.engine.sources(caller.engine.study_by_id(study_id)))
+    return answer(caller.engine.sources(caller.engine.study_by_id(study_id)))
 
 
 @router.get("/studies/{study_id}/audit", responses=says(list[str]))
 def audit(study_id: RowId, caller: Reader) -> Response:
     """What of its history breaks a guarantee; nothing where all is sound."""
-    return answer(list[str], caller.engine.audit(caller.engine.study_by_id(study_id)))
+    return answer(caller.engine.audit(caller.engine.study_by_id(study_id)))
 
 
 # -- confirmation ----------------------------------------------------------------------------------------------------
@@ -171,13 +170,13 @@ def audit(study_id: RowId, caller: Reader) -> Response:
 def confirm(study_id: RowId, body: Confirmation, caller: Submitter) -> Response:
     """Declare the study that runs the best trials of this one again."""
     settings = body.confirm.confirm() if body.confirm is not None else None
-    return answer(StudyRecord, caller.engine.confirm(caller.engine.study_by_id(study_id), settings))
+    return answer(caller.engine.confirm(caller.engine.study_by_id(study_id), settings))
 
 
 @router.get("/studies/{study_id}/confirmation", responses=says(StudyRecord | None))
 def confirmation(study_id: RowId, caller: Reader) -> Response:
     """The newest study that confirms this one; null when there is none."""
-    return answer(StudyRecord | None, caller.engine.confirmation(caller.engine.study_by_id(study_id)))
+    return answer(caller.engine.confirmation(caller.engine.study_by_id(study_id)))
 
 
 @router.get("/studies/{study_id}/confirmed", responses=says(bool))
@@ -191,7 +190,7 @@ def is_confirmed(
     """Whether the newest confirmation is finished, and of the trials that are the best now."""
     given = {name: value for name, value in (("top", top), ("trials", trials), ("sure", sure)) if value is not None}
     settings = Confirm(**given) if given else None  # type: ignore[arg-type]  # each of its own kind
-    return answer(bool, caller.engine.is_confirmed(caller.engine.study_by_id(study_id), settings))
+    return answer(caller.engine.is_confirmed(caller.engine.study_by_id(study_id), settings))
 
 
 @router.get("/studies/{study_id}/estimates", responses=says(list[tuple[int, Estimate]]))
@@ -201,4 +200,4 @@ def estimates(study_id: RowId, caller: Reader) -> Response:
     In the order of what the search saw, the best first.
     """
     found = caller.engine.estimates(caller.engine.study_by_id(study_id))
-    return answer(list[tuple[int, Estimate]], list(found.items()))
+    return answer(list(found.items()))

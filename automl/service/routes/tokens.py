@@ -42,13 +42,13 @@ def create(request: Request, caller: Admin, new: Annotated[NewToken, Body(exampl
     """Make a token of the caller's project; its text is said this once, and kept nowhere."""
     request.scope[SECRET] = True
     made = caller.engine.tokens.create(new.name, new.scopes, expires_s=new.expires_s, creator=caller.identity)
-    return answer(Created, Created(*made), 201)
+    return answer(Created(*made), 201)
 
 
 @router.get("/tokens", response_model=list[Token])
 def ls(caller: Admin) -> Response:
     """All tokens of the project, without their secrets."""
-    return answer(list[Token], caller.engine.tokens.all())
+    return answer(caller.engine.tokens.all())
 
 
 @router.delete("/tokens/{token}", status_code=204)

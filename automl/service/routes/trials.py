@@ -67,32 +67,32 @@ def page(
     record = caller.engine.study_by_id(study_id)
     found = caller.engine.trials(record, state or None, after=after, limit=limit + 1)
     items = found[:limit]
-    return answer(Page[TrialRecord], Page(items, items[-1].number if len(found) > limit else None))
+    return answer(Page(items, items[-1].number if len(found) > limit else None))
 
 
 @router.get("/studies/{study_id}/trials/{number}", responses=says(TrialRecord))
 def one(study_id: RowId, number: Number, caller: Reader) -> Response:
     """A trial with its artifacts."""
-    return answer(TrialRecord, caller.engine.trial(caller.engine.study_by_id(study_id), number))
+    return answer(caller.engine.trial(caller.engine.study_by_id(study_id), number))
 
 
 @router.get("/studies/{study_id}/invalid-trials", responses=says(list[TrialRecord]))
 def invalid(study_id: RowId, caller: Reader) -> Response:
     """Trials whose results were taken out, by number."""
-    return answer(list[TrialRecord], caller.engine.invalid_trials(caller.engine.study_by_id(study_id)))
+    return answer(caller.engine.invalid_trials(caller.engine.study_by_id(study_id)))
 
 
 @router.get("/studies/{study_id}/finished-trials", responses=says(list[TrialRecord]))
 def finished(study_id: RowId, caller: Reader, since: float) -> Response:
     """Trials that ended at or after `since` (seconds since the epoch, see `/clock`), in that order."""
-    return answer(list[TrialRecord], caller.engine.finished_since(caller.engine.study_by_id(study_id), since))
+    return answer(caller.engine.finished_since(caller.engine.study_by_id(study_id), since))
 
 
 @router.post("/studies/{study_id}/trials", responses=says(Made, 201), status_code=201)
 def enqueue(study_id: RowId, body: Enqueued, caller: Submitter) -> Response:
     """Add a trial with these parameters; the search chooses the others."""
     record = caller.engine.study_by_id(study_id)
-    return answer(Made, Made(caller.engine.enqueue(record, body.params, extend=body.extend)), 201)
+    return answer(Made(caller.engine.enqueue(record, body.params, extend=body.extend)), 201)
 
 
 @router.post("/studies/{study_id}/trials/{number}/invalidate", status_code=204)
@@ -117,31 +117,31 @@ def log(
 ) -> Response:
     """The end of what an attempt printed, without escape codes; null when the service does not have it."""
     record = caller.engine.study_by_id(study_id)
-    return answer(str | None, caller.engine.log_tail(record, number, attempt, limit_bytes))
+    return answer(caller.engine.log_tail(record, number, attempt, limit_bytes))
 
 
 @router.get("/trials/{trial_id}", responses=says(TrialRecord))
 def by_id(trial_id: RowId, caller: Reader) -> Response:
     """A trial with its artifacts, by its id."""
-    return answer(TrialRecord, caller.engine.trial_by_id(trial_id))
+    return answer(caller.engine.trial_by_id(trial_id))
 
 
 @router.get("/trials/{trial_id}/reports", responses=says(list[Report]))
 def reports(trial_id: RowId, caller: Reader) -> Response:
     """What a trial reported, by step."""
-    return answer(list[Report], caller.engine.reports(caller.engine.trial_by_id(trial_id)))
+    return answer(caller.engine.reports(caller.engine.trial_by_id(trial_id)))
 
 
 @router.get("/trials/{trial_id}/moves", responses=says(list[dict[str, Any]]))
 def moves(trial_id: RowId, caller: Reader) -> Response:
     """A trial's history, move by move."""
-    return answer(list[dict[str, Any]], caller.engine.moves(caller.engine.trial_by_id(trial_id)))
+    return answer(caller.engine.moves(caller.engine.trial_by_id(trial_id)))
 
 
 @router.get("/trials/{trial_id}/environment", responses=says(dict[str, str]))
 def environment(trial_id: RowId, caller: Reader) -> Response:
     """What the trial's last worker runs in: versions by package."""
-    return answer(Mapping[str, str], caller.engine.environment(caller.engine.trial_by_id(trial_id)))
+    return answer(caller.engine.environment(caller.engine.trial_by_id(trial_id)))
 
 
 # -- trainers in any language ----------------------------------------------------------------------------------------
@@ -158,8 +158,8 @@ def ask(study_id: RowId, body: Ask, caller: Worker) -> Response:
     caller.engine.want(record, _ASKED_SLOTS, _ASKED_S)
     lease = caller.engine.claim([record.id], body.worker, prefixed(caller, token), body.lease_s)
     if lease is None:
-        return answer(Given, Given(None, retry_after_s=_AGAIN_S))
-    return answer(Given, Given(token, lease.number, lease.params, lease.attempt, body.lease_s))
+        return answer(Given(None, retry_after_s=_AGAIN_S))
+    return answer(Given(token, lease.number, lease.params, lease.attempt, body.lease_s))
 
 
 @router.post("/tell", status_code=204)
@@ -184,4 +184,4 @@ def report(body: Reported, caller: Worker) -> Response:
     caller.engine.report(token, [Report(body.step, body.value, body.metrics)])
     if body.lease_s is not None:
         caller.engine.renew([token], body.lease_s)
-    return answer(Kept, Kept(caller.engine.should_prune(token)))
+    return answer(Kept(caller.engine.should_prune(token)))

@@ -29,25 +29,25 @@ _BOARD: dict[int | str, dict[str, Any]] = {
 @router.get("/project", responses=says(str))
 def project(caller: Anyone) -> Response:
     """The project of the caller's token."""
-    return answer(str, caller.identity.project)
+    return answer(caller.identity.project)
 
 
 @router.get("/clock", responses=says(float))
 def clock(caller: Reader) -> Response:
     """The database's clock, seconds since the epoch."""
-    return answer(float, caller.engine.clock())
+    return answer(caller.engine.clock())
 
 
 @router.get("/change", responses=says(int))
 def change(caller: Reader) -> Response:
     """A number that grows whenever a study or a trial moved."""
-    return answer(int, caller.engine.change())
+    return answer(caller.engine.change())
 
 
 @router.get("/overviews", responses=says(list[Overview]))
 def overviews(caller: Reader, archived: bool = False) -> Response:
     """All studies at a glance, newest activity first; without confirmations, and without archived ones."""
-    return answer(list[Overview], caller.engine.overviews(archived))
+    return answer(caller.engine.overviews(archived))
 
 
 @router.get("/studies/{study_id}/board", response_class=Response, responses=_BOARD)
@@ -74,13 +74,13 @@ def curves(
     """What these trials reported, step by step; those that have reported nothing are left out."""
     record = caller.engine.study_by_id(study_id)
     found = caller.engine.curves(record, in_ranges(numbers, MAX_CURVES))
-    return answer(dict[int, CurvePoints], pack_curves(found))
+    return answer(pack_curves(found))
 
 
 @router.get("/studies/{study_id}/timeline", responses=says(list[Segment]))
 def timeline(study_id: RowId, caller: Reader, limit: Annotated[int, Query(ge=1, le=50_000)] = 5000) -> Response:
     """The newest attempts, in the order in which they started."""
-    return answer(list[Segment], caller.engine.timeline(caller.engine.study_by_id(study_id), limit))
+    return answer(caller.engine.timeline(caller.engine.study_by_id(study_id), limit))
 
 
 # -- what the model says ---------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def space(study_id: RowId, request: Request, caller: Reader) -> Response:
     """The declared search space, else what the trials say of it; null before one of them has ended."""
     record = caller.engine.study_by_id(study_id)
     found = caller.engine.space(record, shelf_of(request).board(caller.engine, record))
-    return answer(dict[str, Any] | None, found.to_json() if found is not None else None)
+    return answer(found.to_json() if found is not None else None)
 
 
 @router.post("/studies/{study_id}/what-if", responses=says(list[Prediction]))
@@ -99,7 +99,7 @@ def what_if(study_id: RowId, body: Points, request: Request, caller: Reader) -> 
     """What the study's trials say of points that nobody has tried."""
     record = caller.engine.study_by_id(study_id)
     seen = shelf_of(request).board(caller.engine, record)
-    return answer(list[Prediction], caller.engine.what_if(record, body.points, seen))
+    return answer(caller.engine.what_if(record, body.points, seen))
 
 
 @router.post("/studies/{study_id}/surface", responses=says(Grid))
@@ -108,7 +108,7 @@ def surface(study_id: RowId, body: Over, request: Request, caller: Reader) -> Re
     record = caller.engine.study_by_id(study_id)
     seen = shelf_of(request).board(caller.engine, record)
     names: Any = body.names[0] if len(body.names) == 1 else tuple(body.names)
-    return answer(Grid, pack_surface(caller.engine.surface(record, body.fixed, names, body.size, seen)))
+    return answer(pack_surface(caller.engine.surface(record, body.fixed, names, body.size, seen)))
 
 
 @router.get("/studies/{study_id}/importances", responses=says(dict[str, float]))
@@ -116,4 +116,4 @@ def importances(study_id: RowId, request: Request, caller: Reader) -> Response:
     """The share of each parameter in what made the best tenth, the largest first."""
     record = caller.engine.study_by_id(study_id)
     seen = shelf_of(request).board(caller.engine, record)
-    return answer(dict[str, float], dict(caller.engine.importances(record, seen)))
+    return answer(dict(caller.engine.importances(record, seen)))

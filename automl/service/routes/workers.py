@@ -20,7 +20,7 @@ def every(
     caller: Reader, gone: Annotated[bool, Query(alias="all", description="Also those of the last day.")] = False
 ) -> Response:
     """Workers that were heard of lately, by name."""
-    return answer(list[WorkerRecord], caller.engine.workers(gone))
+    return answer(caller.engine.workers(gone))
 
 
 @router.post("/workers/drain", status_code=204)

@@ -35,6 +35,7 @@ def test_an_address_is_kept_without_what_does_not_belong_to_it(url: str, kept: s
         ("https://:8500", "no address"),
         ("https://host:99999", "no address"),
         ("https://host\n.org", "no address"),
+        (f"https://{'x' * 64}.org", "no address"),
         ("https://ada:secret@host", "AUTOML_TOKEN"),
         ("https://host/#x", "leave out"),
         ("https://host/?project=x", "leave out"),

@@ -67,7 +67,7 @@ def test_no_file_is_a_configuration_too() -> None:
 
 def test_it_reaches_the_process_of_the_duties_as_it_is(tmp_path: Path) -> None:
     job = Job("sqlite:///a.db", None, written(tmp_path, OIDC), "holder")
-    assert wire.parse(Job, wire.dump(Job, job)) == job
+    assert wire.parse(Job, wire.dump(job)) == job
 
 
 @pytest.mark.parametrize(

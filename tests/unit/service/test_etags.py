@@ -18,12 +18,12 @@ def state(hut: House) -> dict[str, int]:
     kept = {"x": 1}
 
     def read(caller: Reader) -> Response:
-        return answer(dict[str, int], kept)
+        return answer(kept)
 
     def write(request: Request, caller: Submitter, changes: dict[str, int]) -> Response:
-        require_match(request, dict[str, int], kept)
+        require_match(request, kept)
         kept.update(changes)
-        return answer(dict[str, int], kept)
+        return answer(kept)
 
     hut.app.get("/api/v1/state")(read)
     hut.app.patch("/api/v1/state")(write)

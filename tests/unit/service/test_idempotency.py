@@ -30,7 +30,7 @@ def made(house: House) -> list[str]:
         if "wait" in thing:
             raise NotFound("there is none yet", field="thing")
         things.append(f"{caller.identity.project} {thing['name']}")
-        return answer(list[str], things, 201)
+        return answer(things, 201)
 
     house.app.post(MAKE)(make)
     return things
@@ -106,7 +106,7 @@ def test_while_it_is_done_another_one_is_told_to_come_again(house: House) -> Non
     def slow(caller: Submitter) -> Response:
         began.set()
         assert may_end.wait(30)
-        return answer(str, "done")
+        return answer("done")
 
     house.app.post("/api/v1/slow")(slow)
     with ThreadPoolExecutor(1) as pool:
