@@ -16,9 +16,13 @@ def pytest_configure() -> None:
     """One thread for each numeric library, before any is imported: with two, small matrices only get slower."""
     for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
-    # How fast examples are drawn depends on what else the machine does, and says nothing of the code.
+    # How fast examples are drawn depends on what else the machine does, and says nothing of the code. A gate draws the
+    # same ones each time, because it is to say the same of the same tree; new ones are drawn where people work.
     hypothesis.settings.register_profile(
-        "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+        "unhurried",
+        deadline=None,
+        derandomize="CI" in os.environ,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
     hypothesis.settings.load_profile("unhurried")
 
