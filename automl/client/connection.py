@@ -107,23 +107,25 @@ class _Connection:
     def __init__(self, connected: socket.socket):
         self.pid = os.getpid()
         self._socket = connected
+        # Its thread may end, its client be forgotten: by then it may be too late for a method of this object.
+        weakref.finalize(self, connected.close)
 
     def ask(self, request: bytes) -> tuple[Answer, bool]:
         """The answer, and whether another request may follow."""
         self._socket.sendall(request)
         reading = _Reading()
-        while reading.answer is None:
-            data = self._socket.recv(_RECEIVED)
-            if not data:
-                raise ConnectionResetError("the connection was closed before the answer was here")
-            reading.feed(data)
+        try:
+            while reading.answer is None:
+                data = self._socket.recv(_RECEIVED)
+                if not data:
+                    raise ConnectionResetError("the connection was closed before the answer was here")
+                reading.feed(data)
+        finally:
+            reading.end()
         return reading.answer, reading.stays
 
     def close(self) -> None:
         self._socket.close()
-
-    def __del__(self) -> None:  # its thread has ended, or its client is gone
-        self.close()
 
 
 class _Reading:
@@ -135,6 +137,10 @@ class _Reading:
         self._headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
+
+    def end(self) -> None:
+        """The parser knows this object and is known by it: neither is left to the garbage collector."""
+        del self._parser
 
     def feed(self, data: bytes) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -151,3 +152,22 @@ def test_a_forked_child_does_not_write_into_its_parents_connection(server: Serve
     assert os.waitpid(child, 0)[1] == 0
     connections.ask("GET", "/parent", {})
     assert [index for index, _ in server.heard] == [0, 1, 0]
+
+
+def test_a_client_that_is_forgotten_leaves_no_connection(server: Server) -> None:
+    server.script = [[OK, OK]]
+    forgotten = Connections(server.url)
+    forgotten.ask("GET", "/", {})
+    forgotten.itself = forgotten  # type: ignore[attr-defined]  # as in a client whose parts know it
+    del forgotten
+    gc.collect()  # a socket that is not closed by then is an error here
+    assert server.closed.wait(10)
+
+
+def test_an_answer_leaves_nothing_to_collect(server: Server, connections: Connections) -> None:
+    server.script = [[OK] * 9]
+    connections.ask("GET", "/", {})
+    gc.collect()
+    for _ in range(8):
+        connections.ask("GET", "/", {})
+    assert gc.collect() == 0
