@@ -1,6 +1,7 @@
 """Whatever the API's own description allows, and what it forbids, asked of a running `automl serve`.
 
-Schemathesis makes the requests. `pytest tests/attacks/test_fuzz.py --fuzz 100000` is the long form.
+Schemathesis makes the requests. `pytest tests/attacks/test_fuzz.py --fuzz 100000 -o timeout=0` is the long
+form.
 """
 
 from __future__ import annotations
