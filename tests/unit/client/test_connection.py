@@ -170,6 +170,6 @@ def test_an_answer_leaves_nothing_to_the_garbage_collector(server: Server, conne
     try:
         for _ in range(3):
             connections.ask("GET", "/", {})
-        assert not [known for known in gc.get_objects() if isinstance(known, connection._Reading)]
+        assert not [known for known in gc.get_objects() if type(known) is connection._Reading]
     finally:
         gc.enable()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from automl.errors import InvalidTarget
 from automl.service.app import create_app
-from automl.service.auth import TokenAuthenticator
+from automl.service.auth import TRUSTED_S, TokenAuthenticator
 from automl.service.limits import Buckets, Rate
 from automl.service.server import make_server
 from automl.storage.database import now
@@ -63,9 +63,9 @@ def test_a_revoked_token_is_refused_within_a_second(house: House) -> None:
     text, token = house.engine.tokens.create("short", [Scope.ADMIN])
     assert house.ask("GET", TOKENS, who=text).status == 200
     house.engine.tokens.revoke(token.id)
-    revoked_at = time.monotonic()
-    while house.ask("GET", TOKENS, who=text).status != 401:
-        assert time.monotonic() - revoked_at < 1.0
+    assert TRUSTED_S < 1.0
+    time.sleep(TRUSTED_S)
+    assert house.ask("GET", TOKENS, who=text).status == 401
 
 
 def test_an_address_that_tries_many_tokens_has_to_wait_and_who_was_known_has_not(hut: House) -> None:
