@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from automl import wire
+from automl.service.answers import answer
 from automl.service.callers import Caller
 from automl.service.limits import BODY
 
@@ -37,8 +38,7 @@ class DirectRoute(APIRoute):
         self._body = hints["body"]
 
     def work(self, request: Request, caller: Caller, text: bytes) -> Response:
-        found = self.endpoint(request, caller, wire.parse(self._body, text))
-        return Response(wire.dump(found), media_type="application/json")
+        return answer(self.endpoint(request, caller, wire.parse(self._body, text)))
 
 
 class Shortcut:
@@ -63,5 +63,5 @@ class Shortcut:
         request = Request(scope)
         caller = await route.find_caller(request)
         work = partial(route.work, request, caller, scope.get(BODY, b""))
-        answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        await answer(scope, receive, send)
+        respond = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        await respond(scope, receive, send)

@@ -19,7 +19,7 @@ from automl.declaration import StudySpec
 from automl.errors import InvalidInput, NotFound, StudyConflict
 from automl.storage import batch_budget
 from automl.storage.database import Database, now
-from automl.storage.studies import Studies, new_study, tell
+from automl.storage.studies import Studies, new_study, tell, there
 from automl.storage.tables import batch, event, study, trial, worker
 from automl.team import Batch, check_name
 
@@ -130,8 +130,7 @@ class Batches:
         """The newest first."""
         wanted = sa.select(*_COLUMNS).where(batch.c.project == self._project).order_by(batch.c.id.desc())
         found = [Batch(**row._asdict()) for row in self._database.all(wanted)]
-        of_project = sa.and_(study.c.project == self._project, study.c.deleted_at.is_(None))
-        members = sa.select(study.c.batch_id, study.c.name).where(of_project, study.c.batch_id.is_not(None))
+        members = sa.select(study.c.batch_id, study.c.name).where(there(self._project), study.c.batch_id.is_not(None))
         names: dict[int, list[str]] = {}
         for row in self._database.all(members.order_by(study.c.batch_id, study.c.batch_position)):
             names.setdefault(row.batch_id, []).append(row.name)

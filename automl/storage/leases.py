@@ -33,6 +33,7 @@ from automl.errors import InvalidInput, LeaseLost
 from automl.storage.database import Database, Json, dumps, is_one_of, json_merge, loads, now
 from automl.storage.distributions import Distributions
 from automl.storage.prepared import Prepared, prepared
+from automl.storage.studies import OF_PROJECT, there
 from automl.storage.tables import artifact, event, report, study, trial
 from automl.team import DEFAULT_PROJECT
 
@@ -72,15 +73,14 @@ def _claim_of(studies: sa.ColumnElement[bool], *first: sa.ColumnElement[Any]) ->
     """The next waiting trial of these studies: by `first`, then the oldest study's."""
     # Held by this statement: whoever pauses the study waits for it, and what comes later sees the pause. The lock is
     # the one that a new trial's foreign key takes, so neither suggestions nor other claims wait.
-    mine = sa.and_(study.c.project == sa.bindparam("of_project", type_=sa.Text), study.c.deleted_at.is_(None))
-    awake = sa.select(study.c.id).where(studies, mine, ~study.c.paused).with_for_update(read=True, key_share=True)
+    awake = sa.select(study.c.id).where(studies, there(OF_PROJECT), ~study.c.paused)
     next_waiting = (
         sa.select(trial.c.id)
         .where(
             trial.c.state == sa.literal_column("'waiting'"),  # in these words, so that the partial index is used
             trial.c.basis.is_not(None),
             trial.c.run_after <= now(),
-            trial.c.study_id.in_(awake),
+            trial.c.study_id.in_(awake.with_for_update(read=True, key_share=True)),
         )
         .order_by(*first, trial.c.study_id, trial.c.number)
         .limit(sa.literal_column("1"))

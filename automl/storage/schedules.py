@@ -21,7 +21,7 @@ from automl.declaration import StudySpec
 from automl.errors import InvalidInput, NotFound
 from automl.storage.database import Database, now
 from automl.storage.registry import DEFAULT_ALIAS
-from automl.storage.studies import Studies, new_study, new_trial
+from automl.storage.studies import Studies, new_study, new_trial, there
 from automl.storage.tables import alias, firing, model, model_version, schedule, study, trial
 from automl.storage.trials import Trials
 from automl.team import Firing, FiringState, Schedule
@@ -324,8 +324,8 @@ def _is_searched(connection: sa.Connection, schedule_id: int) -> bool:
 def _start(connection: sa.Connection, of: Schedule, spec: StudySpec, incumbent: Incumbent | None) -> int:
     """Make the study, queued, and its first trial: the incumbent's parameters on today's data. Its id."""
     names = [spec.name, *(f"{spec.name[: _NAME_LENGTH - 6]} {k}" for k in range(2, MOST_ALIKE + 1))]
-    mine = (study.c.project == of.project, study.c.deleted_at.is_(None), study.c.name.in_(names))
-    taken = set(connection.scalars(sa.select(study.c.name).where(*mine)))
+    alike = sa.select(study.c.name).where(there(of.project), study.c.name.in_(names))
+    taken = set(connection.scalars(alike))
     spec = replace(spec, name=next((name for name in names if name not in taken), names[-1]))
     noted = {} if incumbent is None else {Attr.INCUMBENT.value: {"trial": 0, "source": incumbent.source}}
     code = {name: getattr(of, name) for name in ("entrypoint", "code_sha256", "package_sha256")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,15 +20,24 @@ from automl.errors import NotFound, StudyConflict
 from automl.storage import batch_budget
 from automl.storage.database import Database, dumps, json_merge, now
 from automl.storage.distributions import Distributions
-from automl.storage.prepared import Prepared, prepared
+from automl.storage.prepared import prepared
 from automl.storage.tables import event, study, trial
 from automl.team import DEFAULT_PROJECT
 
 UNFINISHED = tuple(state.value for state in TrialState if not state.is_finished)
 _SUGGESTED = ("params", "distributions", "system_attrs", "basis")
 _STUDY_COLUMNS = tuple(study.c[name] for name in StudyRecord.__dataclass_fields__)
-_MINE = sa.and_(study.c.project == sa.bindparam("of_project", type_=sa.Text), study.c.deleted_at.is_(None))
-_BY_ID = sa.select(*_STUDY_COLUMNS).where(study.c.id == sa.bindparam("study"), _MINE)
+
+
+def there(project: str | sa.BindParameter[str]) -> sa.ColumnElement[bool]:
+    """Which studies are in a project, and not deleted."""
+    return sa.and_(study.c.project == project, study.c.deleted_at.is_(None))
+
+
+#: The project, in statements that are prepared.
+OF_PROJECT = sa.bindparam("of_project", type_=sa.Text)
+
+_BY_ID = sa.select(*_STUDY_COLUMNS).where(study.c.id == sa.bindparam("study"), there(OF_PROJECT))
 _COUNTED = sa.select(trial.c.study_id, trial.c.state, sa.func.count().label("n")).group_by(
     trial.c.study_id, trial.c.state
 )
@@ -64,8 +74,7 @@ class Studies:
         self._project = project
         self._there = there(project)
         self._batches: dict[int, int | None] = {}  # study -> batch
-        on_postgresql = database.dialect == "postgresql"
-        self._add_suggestion = Prepared(database, _add_suggestion()) if on_postgresql else None
+        self._on_postgresql = database.dialect == "postgresql"
 
     # -- studies ------------------------------------------------------------------------------------------------
 
@@ -275,9 +284,9 @@ class Studies:
         nothing done, when the number was taken, the budget is used, the study is paused or over, or the lease is lost.
         """
         row = self._suggestion_row(study_id, suggestion)
-        if self._add_suggestion is not None and self._batch_of(study_id) is None:
+        if self._on_postgresql and self._batch_of(study_id) is None:
             place = {"study": study_id, "token": token, "number": number}
-            return bool(self._add_suggestion.execute({**place, **row}))
+            return bool(prepared(self._database, _add_suggestion()).execute({**place, **row}))
         with self._database.transaction() as connection:
             if _take_number(connection, study_id, _next_is(token, number)) is None:
                 return False
@@ -397,11 +406,6 @@ class Studies:
         return float(row.now)
 
 
-def there(project: str) -> sa.ColumnElement[bool]:
-    """Which studies are in a project, and not deleted."""
-    return sa.and_(study.c.project == project, study.c.deleted_at.is_(None))
-
-
 def cancel(connection: sa.Connection, study_id: int, which: sa.ColumnElement[bool]) -> int:
     """Cancel these trials of a study, inside a transaction; how many. The leases of those that run are over."""
     chosen = sa.select(trial.c.id).where(trial.c.study_id == study_id, which).order_by(trial.c.id)
@@ -466,6 +470,7 @@ def _next_is(token: Any, number: Any) -> sa.ColumnElement[bool]:
     return sa.and_(study.c.suggester_token == token, study.c.next_number == number, ~study.c.paused)
 
 
+@cache
 def _add_suggestion() -> sa.Insert:
     """The number and the trial in one statement, as PostgreSQL can: the study's row is locked for no longer."""
     is_next = _next_is(sa.bindparam("token", type_=sa.Text), sa.bindparam("number", type_=sa.Integer))

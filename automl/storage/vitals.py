@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from automl.core import Attr, TrialState
 from automl.errors import SchemaMismatch
 from automl.storage.database import Database, now
+from automl.storage.studies import there
 from automl.storage.tables import HEAD, study, trial, worker
 from automl.storage.workers import ALIVE_LEASES
 
@@ -31,7 +32,7 @@ class Vitals:
 
 def vitals(database: Database, project: str) -> Vitals:
     """Raises `DatabaseUnavailable`."""
-    here = sa.select(study.c.id).where(study.c.project == project, study.c.deleted_at.is_(None)).scalar_subquery()
+    here = sa.select(study.c.id).where(there(project)).scalar_subquery()
     of_project = trial.c.study_id.in_(here)
     counted = sa.select(trial.c.state, sa.func.count().label("n")).where(of_project).group_by(trial.c.state)
     # A literal, as in the index of running trials.
