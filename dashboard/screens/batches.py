@@ -51,7 +51,7 @@ def _look_at(name: str) -> tuple[Batch, list[StudyRecord], dict[int, dict[str, i
 
 def _list(batches: Sequence[Batch]) -> None:
     running = sum(batch.finished_at is None for batch in batches)
-    detail = f"{len(batches)} in all · {running} not finished" if batches else ""
+    detail = f"{len(batches)} in all" + f" · {running} not finished" * bool(running) if batches else ""
     theme.header("Batches", detail=detail)
     if not batches:
         theme.empty_state(

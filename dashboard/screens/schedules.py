@@ -16,13 +16,13 @@ from dashboard import actions, connection, links, live, pieces, theme
 SHOWN = 50
 
 _CATCH_UP = {
-    "skip": "those that came while nobody was there are left out",
-    "one": "the last of those that came while nobody was there is caught up with",
-    "all": "all that came while nobody was there are caught up with",
+    "skip": "What came while nobody was there is left out.",
+    "one": "Of what came while nobody was there, the last is caught up with.",
+    "all": "What came while nobody was there is caught up with.",
 }
 _OVERLAP = {
-    "skip": "one that comes while a search runs is skipped",
-    "queue": "one that comes while a search runs waits",
+    "skip": "What comes while a search runs is skipped.",
+    "queue": "What comes while a search runs waits for its end.",
 }
 
 
@@ -123,7 +123,7 @@ def _schedule(schedule: Schedule, firings: Sequence[Firing]) -> None:
         ("since", theme.moment(schedule.created_at)),
         ("by", theme.escape(schedule.created_by)),
     ]
-    rules = f"Of the times, {_CATCH_UP[schedule.catch_up]}; {_OVERLAP[schedule.overlap]}."
+    rules = f"{_CATCH_UP[schedule.catch_up]} {_OVERLAP[schedule.overlap]}"
     with st.container(key="card-schedule", horizontal=True, vertical_alignment="center"):
         st.html(f'{pieces.facts(told)}<p class="am-fine">{rules}</p>', width="stretch")
         if schedule.paused:

@@ -22,8 +22,9 @@ from dashboard.study_views.shared import Look, draw, need, picked_trial
 
 #: Slices beside each other; on a phone they stand one below the other.
 _COLUMNS = 4
-#: Slices and axes that are drawn before the reader asks for all.
-_FIRST = 12
+#: So many slices are drawn unasked; of more parameters one row, of those that matter most, until the reader asks for
+#: all. Each keeps a browser without a graphics card busy for a tenth of a second.
+_FEW = 6
 #: Parallel axes beyond which their labels collide.
 _AXES = 8
 
@@ -74,8 +75,8 @@ def _importances(look: Look, importances: Mapping[str, float]) -> None:
 
 
 def _slices(look: Look, ranked: list[Axis]) -> None:
-    everything = len(ranked) <= _FIRST or st.session_state.get("parameters-all")
-    shown = ranked if everything else ranked[:_FIRST]
+    everything = len(ranked) <= _FEW or st.session_state.get("parameters-all")
+    shown = ranked if everything else ranked[:_COLUMNS]
     rows = look.kept(lambda: shown_rows(look.board, SLICE_POINTS), "slice-rows")
     for start in range(0, len(shown), _COLUMNS):
         row = shown[start : start + _COLUMNS]
@@ -86,7 +87,7 @@ def _slices(look: Look, ranked: list[Axis]) -> None:
                 draw(figure, f"slice-{axis.name}", f"Results by {axis.name}")
     note = f"{len(rows):,} of {len(look.board.ranking):,} results are drawn. " * (len(rows) < len(look.board.ranking))
     st.caption(f"{note}The stronger the colour, the better the trial. A click on a point shows its trial.")
-    if not everything:
+    if len(ranked) > _FEW:
         st.toggle(f"Show all {len(ranked)} parameters", key="parameters-all")
     picked_trial(look)
 
