@@ -184,7 +184,7 @@ class Engine:
         return self._studies.all()
 
     def queued_studies(self) -> list[StudyRecord]:
-        """Open studies that any worker may take up, the oldest first."""
+        """Open studies that any worker may take up, the first ones first: see `Studies.queued`."""
         return self._studies.queued()
 
     def counts(self, records: Sequence[StudyRecord]) -> dict[int, dict[str, int]]:

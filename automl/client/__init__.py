@@ -127,7 +127,7 @@ class Client:
         return self._all("/studies", StudyRecord)
 
     def queued_studies(self) -> list[StudyRecord]:
-        return self._all("/studies", StudyRecord, queued=True, state="open")
+        return self._transport.get("/work/queue", list[StudyRecord])
 
     def counts(self, records: Sequence[StudyRecord]) -> dict[int, dict[str, int]]:
         none = {"total": 0} | {state.value: 0 for state in TrialState}

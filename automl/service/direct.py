@@ -29,16 +29,17 @@ THREADS = 8
 
 
 class DirectRoute(APIRoute):
-    """A route `(request, caller, body) -> noun` at an address without parameters."""
+    """A route `(request, caller[, body]) -> noun` at an address without parameters."""
 
     def __init__(self, path: str, endpoint: Any, **options: Any):
         super().__init__(path, endpoint, **options)
         hints = get_type_hints(endpoint, include_extras=True)
         self.find_caller = hints["caller"].__metadata__[0].dependency
-        self._body = hints["body"]
+        self._body = hints.get("body")
 
     def work(self, request: Request, caller: Caller, text: bytes) -> Response:
-        return answer(self.endpoint(request, caller, wire.parse(self._body, text)))
+        said = () if self._body is None else (wire.parse(self._body, text),)
+        return answer(self.endpoint(request, caller, *said))
 
 
 class Shortcut:

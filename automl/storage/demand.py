@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from automl.core import StudyState
+from automl.storage.batch_budget import has_turn
 from automl.storage.database import Database, now
 from automl.storage.tables import event, study, trial, worker
 from automl.storage.workers import ALIVE_LEASES
@@ -68,13 +69,14 @@ def _look(dialect: str) -> sa.Select[tuple[object, ...]]:
     # late leaves the newest event as it is; the number of running trials tells of it.
     is_running = trial.c.state == sa.literal_column("'running'")
     running = sa.select(sa.func.count()).where(trial.c.study_id == study.c.id, is_running)
+    may_be_taken_up = sa.and_(study.c.queued, has_turn())
     is_wanted = study.c.wanted_until > now()
     is_held = sa.and_(study.c.suggester_token.is_not(None), study.c.suggester_expires_at > now())
     return (
         sa.select(
             study.c.id,
             study.c.project,
-            study.c.queued,
+            may_be_taken_up.label("queued"),
             sa.case((is_wanted, study.c.wanted_slots), else_=0).label("wanted"),
             sa.func.coalesce(is_held, sa.false()).label("held"),
             study.c.paused,
@@ -87,7 +89,7 @@ def _look(dialect: str) -> sa.Select[tuple[object, ...]]:
             study.c.state == StudyState.OPEN.value,
             study.c.deleted_at.is_(None),
             study.c.spec.is_not(None),
-            sa.or_(study.c.queued, is_wanted),
+            sa.or_(may_be_taken_up, is_wanted),
         )
         .order_by(study.c.priority.desc(), study.c.id)
     )

@@ -43,9 +43,11 @@ DIRECT = frozenset(
     }
 )
 
-#: Of the registry, where each promotion loads a model, those that show how it travels.
+#: Of the registry, where each promotion loads a model, those that show how it travels; of batches, what workers see.
 LIGHT = frozenset(
     {
+        "test_the_next_study_comes_when_the_one_before_has_nothing_left_to_start",
+        "test_a_batch_of_higher_priority_comes_first_and_single_studies_have_none",
         "test_the_first_promotion_makes_a_model_of_the_best_trial",
         "test_a_model_that_is_not_there_is_told_which_are",
         "test_what_json_cannot_say_comes_back_from_a_version_as_it_was",

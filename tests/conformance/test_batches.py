@@ -123,7 +123,7 @@ def test_a_project_does_not_see_the_batches_of_another(lab: Lab) -> None:
 
 def test_the_next_study_comes_when_the_one_before_has_nothing_left_to_start(lab: Lab) -> None:
     first, second = submit(lab.engine, "a", "b", trials=2)
-    studies, token = studies_of(lab.engine), new_token()
+    studies, token = studies_of(lab.direct), new_token()
     assert queued(lab.engine) == ["a"]
     suggest(studies, first, token, 2)
     assert queued(lab.engine) == ["a"]  # its trials wait
@@ -157,7 +157,7 @@ def test_a_batch_of_higher_priority_comes_first_and_single_studies_have_none(lab
     (equal,) = submit(lab.engine, "equal", name="even", priority=5)
     names = [record.name for record in lab.engine.queued_studies() if record.name != "lab"]
     assert names == ["high", "equal", "single", "low"]
-    studies = studies_of(lab.engine)
+    studies = studies_of(lab.direct)
     for record in (low, high, equal):
         suggest(studies, record, new_token(), 1)
     ids = [low.id, equal.id, high.id]

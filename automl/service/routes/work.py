@@ -10,7 +10,7 @@ from contextlib import suppress
 from fastapi import APIRouter, Request
 
 from automl.client import protocol
-from automl.core import Checkpoint, Failure, Lease
+from automl.core import Checkpoint, Failure, Lease, StudyRecord
 from automl.engine import Engine
 from automl.errors import InvalidInput, LeaseLost
 from automl.service.callers import Worker
@@ -24,6 +24,12 @@ _LARGE = Body(max_bytes=32 << 20, max_text=1_000_000)
 
 
 router = APIRouter(tags=["work"], route_class=DirectRoute)
+
+
+@router.get("/work/queue")
+def queue(request: Request, caller: Worker) -> list[StudyRecord]:
+    """Studies that a worker may take up, the first ones first; those that wait for their batch are left out."""
+    return caller.engine.queued_studies()
 
 
 @router.post("/work/claim")

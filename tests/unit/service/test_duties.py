@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from automl.core import Load, Outcome, StudyRecord, TrialState, WorkerRecord
+from automl.declaration import Budget
 from automl.engine import Engine, connect
 from automl.errors import DatabaseUnavailable, NotFound
 from automl.service.config import Role
@@ -24,6 +25,7 @@ from automl.service.duties.sweeper import DAY_S, HOUR_S, Sweeper
 from automl.service.logins import GOOD_S, RENEW_S, Logins
 from automl.service.metrics import Histogram
 from automl.service.routes import health
+from automl.storage.batches import BatchStudy
 from automl.storage.tables import answer, package, study, token
 from automl.team import Scope
 from tests.unit.searches import spec
@@ -180,6 +182,20 @@ def test_a_queued_study_is_supplied_as_soon_as_there_are_workers(engine: Engine,
     assert waiting(engine, record) == 0
     enroll(engine, 3)
     stepped_until(suggesting, "each slot has one", lambda: waiting(engine, record) == 3)
+
+
+def test_studies_of_a_batch_are_supplied_one_after_the_other(engine: Engine, suggesting: Suggesting) -> None:
+    enroll(engine, 3)
+    members = [BatchStudy(spec(name, budget=Budget(trials=2)), f"/{name}.py:{name}", "a" * 64) for name in "ab"]
+    engine.batches.submit("night", members)
+    first, second = engine.study("a"), engine.study("b")
+    stepped_until(suggesting, "the first one has all of its trials", lambda: waiting(engine, first) == 2)
+    suggesting.step()
+    suggesting.rest()
+    assert waiting(engine, second) == 0
+    assert finish_one(engine, first)
+    assert finish_one(engine, first)
+    stepped_until(suggesting, "then comes the second", lambda: waiting(engine, second) == 2)
 
 
 def test_nothing_is_suggested_for_studies_that_nobody_wants_or_another_process_holds(

@@ -68,6 +68,7 @@ WORK = {
     ("PUT", "/work/checkpoints/{step}/{sha256}"),
     ("HEAD", "/work/checkpoints/{step}/{sha256}"),
     ("GET", "/work/checkpoints"),
+    ("GET", "/work/queue"),
     ("POST", "/work/claim"),
     ("POST", "/work/renew"),
     ("POST", "/work/report"),
