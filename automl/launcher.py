@@ -55,7 +55,7 @@ def check_port(host: str, port: int) -> None:
 def serve(storage: str | None, host: str, port: int, *, open_browser: bool) -> None:
     """Serve the dashboard until Ctrl-C or SIGTERM. `storage` as in `connect`; raises `InvalidInput`."""
     check_port(host, port)
-    folder = _find_dashboard(storage)
+    script = _set_up(storage, host, port)
     _warm_up()
     address = Listen(host, port).url
     print(f"dashboard on {address}; Ctrl-C ends it", flush=True)
@@ -68,11 +68,11 @@ def serve(storage: str | None, host: str, port: int, *, open_browser: bool) -> N
     if open_browser:
         threading.Thread(target=_open_browser, args=(address, port), name="browser", daemon=True).start()
 
-    from streamlit.web.cli import main
+    from streamlit.web import bootstrap
 
-    from dashboard.settings import flags
+    from dashboard.settings import options
 
-    main(["run", str(folder / "dashboard" / "app.py"), *flags(host, port)], standalone_mode=False)
+    bootstrap.run(str(script), False, [], options(host, port))
 
 
 def serve_team(
@@ -89,7 +89,7 @@ def serve_team(
     check_exposure(listen, config, is_any_good(engine.database))
     check_port(listen.host, listen.port)
     asks = asks_for_tokens(listen, config)
-    script = _set_up(storage, listen) if dashboard else None
+    script = _set_up(storage, listen.host, listen.port) if dashboard else None
     with Keeper(storage, None, config) if duties else contextlib.nullcontext():
         if script is not None:
             _warm_up(boards=not asks)
@@ -109,25 +109,22 @@ def _offer(listen: Listen, config: Config, dashboard: bool, duties: bool) -> str
     return f"{', '.join(parts)}; {asked}"
 
 
-def _set_up(storage: str | None, listen: Listen) -> Path:
-    """Set Streamlit, and only this way: no file that lies about is read. The dashboard's script."""
-    script = _find_dashboard(storage) / "dashboard" / "app.py"
+def _set_up(storage: str | None, host: str, port: int) -> Path:
+    """Set Streamlit, and only this way: no file that lies about is read.
+
+    The dashboard's script. It can be imported from here on, and will open `storage`.
+    """
+    folder = dashboard_folder()
+    if storage is not None:
+        os.environ["AUTOML_STORAGE"] = storage
+    sys.path.insert(0, str(folder))
     from streamlit.web import bootstrap
 
     from dashboard.settings import options
 
     # First of all that has to do with Streamlit: what changes its settings later on is told to restart it.
-    bootstrap.load_config_options({**options(listen.host, listen.port), "secrets.files": []})
-    return script
-
-
-def _find_dashboard(storage: str | None) -> Path:
-    """The folder above `dashboard/`, which can be imported from here on, and will open `storage`."""
-    folder = dashboard_folder()
-    if storage is not None:
-        os.environ["AUTOML_STORAGE"] = storage
-    sys.path.insert(0, str(folder))
-    return folder
+    bootstrap.load_config_options({**options(host, port), "secrets.files": []})
+    return folder / "dashboard" / "app.py"
 
 
 def _warm_up(*, boards: bool = True) -> None:

@@ -85,8 +85,9 @@ def direct() -> Engine:
 
 def key() -> str:
     """Under which things are kept for this visitor: his token; the database, where nobody is asked who he is."""
-    visitor = visiting()
-    return os.environ.get("AUTOML_STORAGE", "") if visitor is None else visitor.token
+    if door() is None or (visitor := visiting()) is None:
+        return os.environ.get("AUTOML_STORAGE", "")
+    return visitor.token
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,7 +1,7 @@
 """How Streamlit is set for the dashboard: nothing of it is read from a file that a user may have lying about.
 
-Every setting is given as a flag of `streamlit run` is, which overrules such files. No request leaves the machine: no
-usage statistics, and only fonts that the reader's system has.
+They are given as flags of `streamlit run` are, which overrule such files. No request leaves the machine: no usage
+statistics, and only fonts that the reader's system has.
 """
 
 from __future__ import annotations
@@ -37,15 +37,6 @@ def options(host: str, port: int) -> dict[str, Any]:
     for colours in (theme.LIGHT, theme.DARK):
         settings |= _colours("theme.dark" if colours.dark else "theme.light", colours)
     return settings
-
-
-def flags(host: str, port: int) -> list[str]:
-    """The arguments of `streamlit run` after the script."""
-    return [word for name, value in options(host, port).items() for word in (f"--{name}", _written(value))]
-
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _colours(section: str, colours: theme.Palette) -> dict[str, Any]:

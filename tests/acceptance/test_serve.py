@@ -9,13 +9,16 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from automl.engine import connect
 from tests.acceptance.desk import TOY, Desk, Done, ended, wait_until
+from tests.unit.searches import spec
 
 
 def free_port() -> int:
@@ -66,9 +69,12 @@ def token_of(desk: Desk, scopes: str) -> str:
 
 
 def test_on_this_machine_it_needs_nothing_and_says_what_it_is(desk: Desk) -> None:
+    with closing(connect(f"sqlite:///{desk.folder}/.automl/automl.db")) as engine:
+        engine.declare(spec("looked at before anybody asks"))
     service = Serving(desk)
     service.wait()
-    assert ask(f"{service.url}/api/v1/studies") == (200, {"items": [], "next": None})
+    status, studies = ask(f"{service.url}/api/v1/studies")
+    assert (status, [item["name"] for item in studies["items"]]) == (200, ["looked at before anybody asks"])
     with urllib.request.urlopen(f"{service.url}/", timeout=10) as page:
         assert b"<html" in page.read()
     done = service.end()

@@ -104,6 +104,12 @@ def test_the_colours_follow_the_browser_and_a_phone_is_wide_enough(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_the_terminal_shows_where_it_is_and_nothing_else(page: Any, study: Any, served: Served) -> None:
+    page.goto("/")
+    expect(page.locator("h1")).to_have_text("Studies")
+    assert served.printed() == f"dashboard on {served.address}; Ctrl-C ends it\n"
+
+
 @pytest.fixture
 def on_postgres(own_postgres: PostgresServer, tmp_path: Path) -> Iterator[Served]:
     dashboard = Served(tmp_path, own_postgres.create_database())
