@@ -601,6 +601,12 @@ class Engine:
         """
         return self._races.declare(record, confirm)
 
+    def confirm_as_declared(self, record: StudyRecord) -> StudyRecord:
+        """What workers do when a study that declares a confirmation is finished. Raises as `confirm`."""
+        if not (record.spec or {}).get("confirm"):
+            raise InvalidInput(f"study {record.name!r} declares no confirmation; confirm it yourself", "confirm")
+        return self.confirm(record)
+
     def confirmation(self, record: StudyRecord) -> StudyRecord | None:
         """The newest study that confirms this one; None when there is none."""
         return next(iter(self._races.of(record)), None)

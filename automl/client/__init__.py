@@ -401,6 +401,9 @@ class Client:
         body = asdict(confirm) if confirm is not None else None
         return self._transport.send("POST", f"{self._at(record)}/confirmation", StudyRecord, {"confirm": body})
 
+    def confirm_as_declared(self, record: StudyRecord) -> StudyRecord:
+        return self._work.confirm(record.id)
+
     def confirmation(self, record: StudyRecord) -> StudyRecord | None:
         return self._transport.get(f"{self._at(record)}/confirmation", _STUDY)
 

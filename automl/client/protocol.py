@@ -231,6 +231,12 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Study:
+    __pydantic_config__ = STRICT
+    study_id: Id
+
+
+@dataclass(frozen=True, slots=True)
 class Want:
     """Suggestions for so many trials at a time, for so long from now."""
 

@@ -174,6 +174,10 @@ class Work:
         """Have the service suggest for a study; how many trials wait to be claimed."""
         return self._ask("want", protocol.Want(study_id, slots, lease_s), int)
 
+    def confirm(self, study_id: int) -> StudyRecord:
+        """Queue the confirmation that a finished study declares."""
+        return self._ask("confirm", protocol.Study(study_id), StudyRecord)
+
     def suggester(self, record: StudyRecord, sampler: object = None) -> RemoteSuggester:
         """Raises `InvalidInput` for an Optuna object: the service does not run what others send."""
         if sampler is not None:

@@ -131,7 +131,7 @@ class QueueWorker:
         """Queue the confirmation of a finished study that declares one; whether there is one to run now."""
         if not (record.spec or {}).get("confirm") or self._engine.is_confirmed(record):
             return False
-        self._say(f"study {self._engine.confirm(record).name}: queued")
+        self._say(f"study {self._engine.confirm_as_declared(record).name}: queued")
         return True
 
     def _catch_up(self) -> None:

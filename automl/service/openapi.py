@@ -116,6 +116,7 @@ EXAMPLES: Mapping[str, Any] = {
         "files": {"digits.py": "study = ..."},
         "main": "digits.py",
     },
+    "work_confirm": {"study_id": 1},
     "work_want": {"study_id": 1, "slots": 2, "lease_s": 30.0},
 }
 _METHODS = ("get", "head", "put", "post", "delete", "patch")

@@ -119,18 +119,23 @@ def test_a_sampler_object_is_refused_before_anything_is_made(service: tuple[str,
     assert service[1].studies() == []
 
 
-def test_a_confirmation_is_run_by_the_worker_from_the_same_code(service: tuple[str, Engine], desks: list[Desk]) -> None:
-    here, there = desks
+def test_a_confirmation_is_queued_and_run_by_a_worker_that_may_do_nothing_but_work(url: str, tmp_path: Path) -> None:
+    from automl.service.auth import TokenAuthenticator
+
     text = TOY.replace("import automl\n", "import automl\nfrom automl.declaration import Confirm\n")
-    here.write("toy.py", text.replace("    budget=", "    confirm=Confirm(top=2, trials=6),\n    budget="))
-    here.works("submit", "toy.py")
-    there.works("worker", "--exit-when-idle", "--accept-code")
-    engine = service[1]
-    record = engine.study("toy")
-    confirmation = engine.confirmation(record)
-    assert confirmation is not None
-    assert confirmation.package_sha256 == record.package_sha256 is not None
-    assert engine.is_confirmed(record)
+    with served(url, tmp_path / "service", TokenAuthenticator) as (address, engine):
+        here, there = Desk(tmp_path / "here", address), Desk(tmp_path / "there", address)
+        here.write("toy.py", text.replace("    budget=", "    confirm=Confirm(top=2, trials=6),\n    budget="))
+        ann, _ = engine.tokens.create("ann", (Scope.READ, Scope.SUBMIT, Scope.SUBMIT_CODE), by="ada")
+        box, _ = engine.tokens.create("box", (Scope.WORK,), by="ada")
+        assert here.automl("submit", "toy.py", AUTOML_TOKEN=ann).status == 0
+        done = there.automl("worker", "--exit-when-idle", "--accept-code", AUTOML_TOKEN=box)
+        assert done.status == 0, done.err + done.out
+        record = engine.study("toy")
+        confirmation = engine.confirmation(record)
+        assert confirmation is not None, done.err + done.out
+        assert confirmation.package_sha256 == record.package_sha256 is not None
+        assert engine.is_confirmed(record)
 
 
 def test_without_the_scope_a_study_is_submitted_without_its_code(url: str, tmp_path: Path) -> None:

@@ -169,6 +169,12 @@ def want(request: Request, caller: Worker, body: protocol.Want) -> int:
     return caller.engine.want(caller.engine.study_by_id(body.study_id), body.slots, body.lease_s)
 
 
+@router.post("/work/confirm")
+def confirm(request: Request, caller: Worker, body: protocol.Study) -> StudyRecord:
+    """Queue the confirmation that a finished study declares; who may submit asks for others."""
+    return caller.engine.confirm_as_declared(caller.engine.study_by_id(body.study_id))
+
+
 def _book(request: Request) -> Book:
     book: Book = request.app.state.book
     return book

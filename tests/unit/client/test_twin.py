@@ -193,7 +193,19 @@ READS: dict[str, list[Callable[[Any, StudyRecord], Any]]] = {
 
 #: The others: conformance says what each does, this module that each of their parameters arrives.
 WRITES = {
-    *("add_artifacts", "archive", "beat", "checkpoint", "claim", "clone", "confirm", "declare", "delete", "describe"),
+    *(
+        "add_artifacts",
+        "archive",
+        "beat",
+        "checkpoint",
+        "claim",
+        "clone",
+        "confirm",
+        "confirm_as_declared",
+        "declare",
+        "delete",
+        "describe",
+    ),
     *("drain", "enqueue", "enroll", "extend", "fail", "finish", "invalidate", "leave", "pause", "promote", "purge"),
     *("reap", "release", "renew", "report", "restore", "resume", "rollback", "set_pruner", "should_prune", "stop"),
     *("suggester", "tag", "undelete", "want", "close"),

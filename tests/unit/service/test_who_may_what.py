@@ -83,6 +83,7 @@ WORK = {
     ("POST", "/work/beat"),
     ("POST", "/work/leave"),
     ("POST", "/work/want"),
+    ("POST", "/work/confirm"),
 }
 READ = {
     ("GET", "/batches"),

@@ -89,6 +89,13 @@ def finished(token: str, **changes: Any) -> dict[str, Any]:
     return {"token": token, "outcome": {"state": "complete", "values": [0.5]} | changes}
 
 
+def test_a_worker_confirms_what_a_study_declares_and_nothing_else(service: Service) -> None:
+    of_lab = {"study_id": service.lab.study.id}
+    assert service.refused("POST", "/work/confirm", of_lab, caller="acme work")[0] == 404
+    assert service.refused("POST", "/work/confirm", of_lab) == (422, "invalid_input", "confirm")
+    assert [record.name for record in service.lab.engine.studies()] == ["lab"]
+
+
 # -- who may name a lease -------------------------------------------------------------------------------------------
 
 
