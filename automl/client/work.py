@@ -33,7 +33,7 @@ _JSON = {"Content-Type": "application/json"}
 #: Reports, or tokens, in one request.
 _PART = 1000
 #: So often at the most the service is told that a study is wanted; it makes suggestions by itself as results come.
-WANT_S = 0.5
+WANT_S = 2.0
 
 
 class RemoteSuggester:

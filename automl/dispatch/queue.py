@@ -20,8 +20,9 @@ from automl.trainers.worker import Slot
 
 log = logging.getLogger("automl.dispatch")
 
-#: How often the queue is looked at.
-LOOK_S = 0.5
+#: Seconds between two looks at the queue, while something happens and at last while nothing does: many workers that
+#: wait, or train for hours, are no burden.
+LOOK_S = (0.5, 2.0)
 
 
 class QueueWorker:
@@ -52,6 +53,8 @@ class QueueWorker:
         with LocalDispatch(self._engine, self._slots, self._lease_s) as local:
             self._catch_up()
             drains = False
+            seen: object = None
+            pause = LOOK_S[0]
             while True:
                 local.check()
                 try:
@@ -70,7 +73,9 @@ class QueueWorker:
                         return
                     if drains and not local.busy:
                         return
-                time.sleep(LOOK_S)
+                    before, seen = seen, ([record.id for record in queued], local.busy, drains)
+                    pause = LOOK_S[0] if seen != before else min(1.5 * pause, LOOK_S[1])
+                time.sleep(pause)
 
     def _take_up(self, local: LocalDispatch, queued: Sequence[StudyRecord]) -> None:
         for record in queued:

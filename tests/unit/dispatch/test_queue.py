@@ -56,7 +56,7 @@ class Lines:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_module, "LOOK_S", 0.02)
+    monkeypatch.setattr(queue_module, "LOOK_S", (0.02, 0.02))
 
 
 def submit(lab: Lab, engine: Engine, path: Path) -> StudyRecord:
@@ -105,6 +105,25 @@ def test_a_worker_runs_what_is_queued_and_ends_when_nothing_is_left(lab: Lab) ->
     said = serve(engine)
     assert sorted(said) == ["study a: finished", "study a: taken up", "study b: finished", "study b: taken up"]
     assert [engine.study_by_id(record.id).state for record in records] == [StudyState.FINISHED] * 2
+
+
+def test_a_worker_looks_less_often_while_nothing_happens(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, path = lab.engine(), lab.write(QUICK, trials=1)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            submit(lab, engine, path)
+            path.unlink()  # it cannot be taken up: nothing happens but that it is there
+        if len(pauses) == 8:
+            raise Closed
+
+    monkeypatch.setattr(queue_module, "LOOK_S", (0.5, 2.0))
+    monkeypatch.setattr(queue_module, "time", type("Clock", (), {"sleep": staticmethod(sleep)}))
+    with pytest.raises(Closed):
+        QueueWorker(engine, slots_for(1), 30.0, Lines().say).serve(exit_when_idle=False)
+    assert pauses == [0.5, 0.75, 1.125, 1.6875, 2.0, 2.0, 0.5, 0.75]
 
 
 def test_a_worker_that_finds_nothing_ends_at_once(lab: Lab) -> None:
