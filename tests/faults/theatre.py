@@ -22,7 +22,7 @@ from automl.storage.audit import audit
 T = TypeVar("T")
 
 #: Seconds. Short enough to see a takeover, long enough for a busy machine to renew in time.
-LEASE_S = 2.0
+LEASE_S = 4.0
 DEADLINE_S = 60.0
 
 #: Five steps a trial. What a trial does beyond that is told by files beside the study: while `hold` is there, step 3
