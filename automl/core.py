@@ -224,6 +224,11 @@ class StudyRecord:
             return tuple(self.spec["metrics"])
         return tuple(f"value_{i}" if i else "value" for i in range(len(self.directions)))
 
+    @property
+    def is_to_be_confirmed(self) -> bool:
+        """Whether its declaration asks for a confirmation of its best trials when it is finished."""
+        return bool(self.spec and self.spec.get("confirm"))
+
 
 @dataclass(frozen=True, slots=True)
 class Load:

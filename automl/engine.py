@@ -603,7 +603,7 @@ class Engine:
 
     def confirm_as_declared(self, record: StudyRecord) -> StudyRecord:
         """What workers do when a study that declares a confirmation is finished. Raises as `confirm`."""
-        if not (record.spec or {}).get("confirm"):
+        if not record.is_to_be_confirmed:
             raise InvalidInput(f"study {record.name!r} declares no confirmation; confirm it yourself", "confirm")
         return self.confirm(record)
 

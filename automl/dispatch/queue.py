@@ -134,7 +134,7 @@ class QueueWorker:
 
     def _confirm(self, record: StudyRecord) -> bool:
         """Queue the confirmation of a finished study that declares one; whether there is one to run now."""
-        if not _declares_confirmation(record) or self._engine.is_confirmed(record):
+        if not record.is_to_be_confirmed or self._engine.is_confirmed(record):
             return False
         self._say(f"study {self._engine.confirm_as_declared(record).name}: queued")
         return True
@@ -143,15 +143,11 @@ class QueueWorker:
         """Queue the confirmations that nobody did, because the worker that should have was killed just then."""
         for record in self._engine.studies():
             finished = record.queued and record.state is StudyState.FINISHED and record.origin_id is None
-            if finished and _declares_confirmation(record) and self._engine.confirmation(record) is None:
+            if finished and record.is_to_be_confirmed and self._engine.confirmation(record) is None:
                 try:
                     self._confirm(record)
                 except AutoMLError as error:
                     log.warning("%s", error)
-
-
-def _declares_confirmation(record: StudyRecord) -> bool:
-    return bool((record.spec or {}).get("confirm"))
 
 
 def _code_of(record: StudyRecord) -> tuple[str | None, ...]:

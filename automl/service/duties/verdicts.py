@@ -83,7 +83,7 @@ def verdict_on(engine: Engine, schedule: Schedule, firing: Firing) -> dict[str, 
 
 def _is_being_confirmed(engine: Engine, record: StudyRecord) -> bool:
     """Whether to wait. A confirmation that nobody has begun is queued here."""
-    if not (record.spec or {}).get("confirm"):
+    if not record.is_to_be_confirmed:
         return False
     try:
         newest = engine.confirmation(record) or engine.confirm(record)
