@@ -89,6 +89,9 @@ class Watcher:
         self._started = time.monotonic()
         self._began_at = self._seen_until = engine.clock()
         self._seen: set[int] = set()
+        self._counts: Mapping[str, int] = {}
+        self._best: TrialRecord | None = None
+        self._forecast: Mapping[str, Any] | None = None
         self._durations: list[float] = []
         self._failures: list[str] = []
         self.progress = self.look()
@@ -96,17 +99,21 @@ class Watcher:
     def look(self) -> Progress:
         """The search now. Trials that ended since the last call are in `finished`, each once."""
         record = self._engine.study_by_id(self._record.id)
-        finished = self._newly_finished()
         counts = self._engine.counts([record])[record.id]
-        best = next(iter(self._engine.best_trials(record, 1)), None)
+        finished: list[FinishedTrial] = []
+        if counts != self._counts:
+            finished = self._newly_finished()
+            self._best = next(iter(self._engine.best_trials(record, 1)), None)
+            self._forecast = self._engine.forecast(record)
+            self._counts = counts  # the last thing: when the database went away in between, all is asked for again
+        best, forecast = self._best, self._forecast
         running = self._engine.trials(record, states=[TrialState.RUNNING])
-        now = self._engine.clock() if running else 0.0
+        now = self._began_at + time.monotonic() - self._started
         ended = sum(counts[state.value] for state in TrialState if state.is_finished)
         assert record.spec is not None
         trials, minutes = (record.spec["budget"][name] for name in ("trials", "minutes"))  # may be extended
         left = None if trials is None else trials + counts["cancelled"] - ended
         metric, direction = next(iter(self._spec.metrics.items()))
-        forecast = self._engine.forecast(record)
         self.progress = Progress(
             study=record.name,
             state="paused" if record.paused else record.state.value,
@@ -131,6 +138,7 @@ class Watcher:
 
     def last_look(self) -> Progress:
         """The last snapshot there can be: a new one, or the one before when the database is away."""
+        self._counts = {}
         try:
             return self.look()
         except DatabaseUnavailable:

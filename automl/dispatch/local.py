@@ -36,8 +36,9 @@ BEAT_S = 5.0
 #: At the end its goodbye is waited for so long: a database that does not answer must not keep the process.
 GOODBYE_S = 2.0
 #: Whoever watches a search is called this often, and its end is noticed this late; over a slow network less often,
-#: so that looking takes no more than this share of the time.
-WATCH_S, WATCHING = 0.2, 0.2
+#: so that looking takes no more than this share of the time; and less and less often, up to this much later, while no
+#: trial begins or ends here.
+WATCH_S, WATCHING, QUIET_S = 0.2, 0.2, 0.8
 #: A study whose template was killed gets so many others here; then something is wrong with it, or with the machine.
 MAX_RESTARTS = 3
 
@@ -59,6 +60,7 @@ class LocalDispatch:
         self._news = threading.Condition()
         self._asked = 0  # rounds of tending that somebody wants
         self._done = 0  # the newest of them that is over
+        self._heard = 0  # those that `wait_for_news` has told of
         self._stopping = False
         self._reaped_at = 0.0
         self._cut_off_at = -math.inf  # when the database last did not answer
@@ -187,6 +189,13 @@ class LocalDispatch:
             self._asked += 1
             self._news.notify_all()
 
+    def wait_for_news(self, seconds: float) -> bool:
+        """Wait for a trial to begin or end here, if none did since the last call; whether one did."""
+        with self._news:
+            told = self._news.wait_for(lambda: self._asked > self._heard, timeout=seconds)
+            self._heard = self._asked
+            return told
+
     # -- draining -----------------------------------------------------------------------------------------------
 
     def _assign(self, study_id: int, host: StudyHost) -> None:
@@ -307,16 +316,18 @@ def search(
     lease_s: float,
     watch: Callable[[], None],
 ) -> StudyRecord:
-    """Run one study here until it is over, calling `watch` five times a second; its record.
+    """Run one study here until it is over, calling `watch` one to five times a second; its record.
 
     A finished study's best model gets its ONNX file, unless it confirms another's. The host is closed.
     """
     with LocalDispatch(engine, slots, lease_s) as local:
         local.add(record, host)
+        quiet_s = 0.0
         while record.state is StudyState.OPEN:
             looked = time.monotonic()
             watch()
             time.sleep(max(WATCH_S, (time.monotonic() - looked) / WATCHING))
+            quiet_s = 0.0 if local.wait_for_news(quiet_s) else min(quiet_s + WATCH_S, QUIET_S)
             local.check()
             try:
                 record = engine.study_by_id(record.id)

@@ -35,6 +35,21 @@ def test_each_trial_that_ends_is_shown_once(engine: Engine) -> None:
     assert shown == [[0, 1], [], [2]]
 
 
+def test_what_has_not_changed_is_not_asked_for_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = engine.declare(spec())
+    complete(engine, record, 0.5)
+    watcher = Watcher(engine, record, 1)
+    best, asked = engine.best_trials, []
+    monkeypatch.setattr(engine, "best_trials", lambda *given: asked.append(given) or best(*given))
+    assert [watcher.look().best_value, watcher.look().best_value] == [0.5, 0.5]
+    assert asked == []
+    complete(engine, record, 0.7)
+    assert [watcher.look().best_value, watcher.look().best_value] == [0.7, 0.7]
+    assert len(asked) == 1
+    engine.invalidate(record, 1, "a mistake")  # no count changes
+    assert watcher.last_look().best_value == 0.5
+
+
 def test_what_ended_before_the_search_was_watched_is_not_shown_but_counted(engine: Engine) -> None:
     record = engine.declare(spec())
     complete(engine, record, 0.1)

@@ -54,6 +54,24 @@ def test_a_search_runs_exactly_its_budget(lab: Lab, workers: int, sampler: str) 
     assert audit(engine.database, record.id) == []
 
 
+def test_who_watches_is_called_less_often_while_nothing_begins_or_ends(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pauses = lab.write(GATED, trials=1, sampler='"random"'), list[float]()
+    wait_for_news = LocalDispatch.wait_for_news
+
+    def noted(self: LocalDispatch, seconds: float) -> bool:
+        pauses.append(round(seconds, 3))
+        if len(pauses) > 6 and pauses[-2:] == [0.8, 0.8]:
+            (path.parent / "go").touch()
+        return wait_for_news(self, seconds)
+
+    monkeypatch.setattr(LocalDispatch, "wait_for_news", noted)
+    assert lab.search(path).state is StudyState.FINISHED
+    grown = pauses.index(0.8)
+    assert pauses[grown - 4 : grown] == [0.0, 0.2, 0.4, 0.6]
+
+
 def test_the_same_search_with_a_larger_budget_goes_on(lab: Lab) -> None:
     lab.search(lab.write(QUICK, trials=2, sampler='"random"'))
     record = lab.search(lab.write(QUICK, trials=4, sampler='"random"'))
