@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from automl.errors import InvalidInput
+from automl.errors import Forbidden, InvalidInput
 
 #: Seconds for which a study that was deleted can be brought back.
 UNDO_S = 7 * 86_400.0
@@ -45,6 +45,14 @@ class Identity:
         if scope is Scope.READ and Scope.WORK in self.scopes:
             return True
         return scope in self.scopes or Scope.ADMIN in self.scopes
+
+    def require(self, scope: Scope, field: str | None = None) -> None:
+        """Raises `Forbidden` for who may not; `field`: what of a request takes the scope."""
+        if not self.may(scope):
+            what = "this" if field is None else f"{field}: this"
+            raise Forbidden(
+                f"{what} takes the scope {scope.value!r}, which {self.who!r} has not; use a token that has it"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Path, Request
 
 from automl.engine import Engine
-from automl.errors import Forbidden, Unauthorized
+from automl.errors import Unauthorized
 from automl.team import DEFAULT_PROJECT, Identity, Scope
 
 #: Where it is kept who sent a request, while it is worked on.
@@ -49,8 +49,8 @@ def needs(scope: Scope | None) -> Callable[[Request], Awaitable[Caller]]:
         found: Identity | None = request.scope.get(IDENTITY)
         if found is None:
             raise Unauthorized("this takes a token")
-        if scope is not None and not found.may(scope):
-            raise Forbidden(f"this takes the scope {scope.value!r}, which {found.who!r} has not")
+        if scope is not None:
+            found.require(scope)
         return Caller(found, request.app.state.engine_of(found.project))
 
     caller.scope = scope  # type: ignore[attr-defined]  # for the test that enumerates all routes

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse, Response
 from pydantic import Field, StrictInt
 
-from automl.errors import Forbidden
 from automl.service.answers import answer, says
 from automl.service.bodies import MAX_COUNT, Body, Number, Sha256, SpecBody, example
 from automl.service.callers import Reader, Submitter
@@ -68,8 +67,8 @@ class Stopped(Body):
 @router.post("/batches", status_code=201, responses=says(Batch, 201))
 def submit(body: NewBatch, caller: Submitter) -> Response:
     """Queue new studies as a batch: all of them, or none."""
-    if any(item.package_sha256 is not None for item in body.studies) and not caller.identity.may(Scope.SUBMIT_CODE):
-        raise Forbidden(f"package_sha256: code takes the scope 'submit-code', which {caller.identity.who!r} has not")
+    if any(item.package_sha256 is not None for item in body.studies):
+        caller.identity.require(Scope.SUBMIT_CODE, "package_sha256")
     studies = [
         BatchStudy(item.spec.spec(), item.entrypoint, item.code_sha256, item.package_sha256) for item in body.studies
     ]

@@ -9,7 +9,6 @@ from fastapi.responses import Response
 from pydantic import Field, StrictBool
 
 from automl.cron import Plan
-from automl.errors import Forbidden
 from automl.service.answers import answer, says
 from automl.service.bodies import Body, Sha256, SpecBody, Text, example
 from automl.service.callers import Reader, RowId, Submitter
@@ -63,12 +62,10 @@ class ScheduleChange(Body):
 @router.post("/schedules", responses=says(Schedule))
 def add(body: NewSchedule, caller: Submitter) -> Response:
     """Search a study again and again; the same schedule again is the one that is there."""
-    for field, given, scope in (
-        ("package_sha256", body.package_sha256, Scope.SUBMIT_CODE),
-        ("promote", body.promote, Scope.PROMOTE),
-    ):
-        if given is not None and not caller.identity.may(scope):
-            raise Forbidden(f"{field}: this takes the scope {scope.value!r}, which {caller.identity.who!r} has not")
+    if body.package_sha256 is not None:
+        caller.identity.require(Scope.SUBMIT_CODE, "package_sha256")
+    if body.promote is not None:
+        caller.identity.require(Scope.PROMOTE, "promote")
     added = caller.engine.schedules.add(body.plan(), who=caller.identity.who, replace=body.replace)
     return answer(added)
 

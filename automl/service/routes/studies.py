@@ -11,7 +11,7 @@ from automl.client.shapes import Changed, Page
 from automl.core import Estimate, StudyRecord, TrialRecord
 from automl.declaration import Confirm
 from automl.engine import Engine
-from automl.errors import Forbidden, InvalidInput
+from automl.errors import InvalidInput
 from automl.search.transfer import Source
 from automl.service.answers import answer, says
 from automl.service.bodies import Clone, Confirmation, Declaration, Named, Purge, StudyChange, StudyQuery
@@ -27,8 +27,8 @@ Counts = dict[int, dict[str, int]]
 @router.post("/studies", responses=says(StudyRecord))
 def declare(body: Declaration, caller: Submitter) -> Response:
     """Make a study, or open the one of that name again."""
-    if body.package_sha256 is not None and not caller.identity.may(Scope.SUBMIT_CODE):
-        raise Forbidden(f"package_sha256: code takes the scope 'submit-code', which {caller.identity.who!r} has not")
+    if body.package_sha256 is not None:
+        caller.identity.require(Scope.SUBMIT_CODE, "package_sha256")
     made = caller.engine.declare(
         body.spec.spec(),
         entrypoint=body.entrypoint,
