@@ -249,7 +249,7 @@ def test_of_many_trials_the_deepest_and_the_best_stay_and_rows_and_time_are_boun
     o = seen(x[:3000], [curves[i] for i in order])
     start = time.process_time()
     rows = curve_rows(o, EPOCHS)
-    assert time.process_time() - start < 5.0
+    assert time.process_time() - start < 0.5
     assert MAX_ROWS - 3 < len(rows) <= MAX_ROWS
     pruned = ~np.isin(rows.x[:, 0], x[:3000, 0])
     latest = [curves[i] for i in order if i >= 3000][-1000:]
@@ -270,7 +270,7 @@ def test_a_hundred_thousand_reports_add_one_row():
     curves.append(Curve(x[8], steps[:-1], bowl(x[8:]) + 1.0 / steps[:-1], False))
     start = time.process_time()
     rows = curve_rows(seen(x[:8], curves))
-    assert time.process_time() - start < 5.0
+    assert time.process_time() - start < 0.5
     assert np.array_equal(rows.x[0], x[8])
     assert (rows.x == x[8]).all(axis=1).sum() == 1
     assert len(rows) <= MAX_ROWS

@@ -32,7 +32,7 @@ HASTY = Patience(
     max_unwanted_bytes=1 << 20,
 )
 #: Seconds within which somebody of little patience ends what would go on for half a minute.
-GIVEN_UP_S = 15.0
+GIVEN_UP_S = 6.0
 
 
 @pytest.fixture

@@ -613,6 +613,10 @@ def test_an_idle_worker_outlives_a_database_that_is_away(coordinator: FakeCoordi
 # -- stopping -----------------------------------------------------------------------------------------------------
 
 
+#: A busy machine may stand still for so long; nobody who waits for a lease or a database is back by then.
+STALL_S = 5.0
+
+
 def seconds_to_stop(worker: Worker) -> float:
     started = time.monotonic()
     worker.stop()
@@ -639,7 +643,7 @@ def test_stop_hands_back_a_trial_that_does_not_listen(coordinator: FakeCoordinat
     worker = work(ENDLESS.replace("time.sleep(60)", "pass"))
     pid = pid_of_trial(coordinator)
     assert supervisor.GRACE_S < 1.0  # within a second, as it was promised
-    assert supervisor.GRACE_S <= seconds_to_stop(worker) < DEADLINE_S
+    assert supervisor.GRACE_S <= seconds_to_stop(worker) < supervisor.GRACE_S + STALL_S
     assert coordinator.names()[-1] == "release" and not is_running(pid)
 
 
@@ -649,7 +653,7 @@ def test_stop_does_not_wait_for_a_database_that_is_away(coordinator: FakeCoordin
     worker = work(code)
     pid = pid_of_trial(coordinator)
     coordinator.go_away()
-    assert seconds_to_stop(worker) < DEADLINE_S
+    assert seconds_to_stop(worker) < supervisor.GRACE_S + STALL_S
     assert not is_running(pid) and worker.failure is None
     assert {"release", "fail", "finish"}.isdisjoint(coordinator.names()), "its lease expires by itself"
 
@@ -661,7 +665,7 @@ def test_leases_are_kept_until_the_last_trial_is_handed_back(coordinator: FakeCo
     before = len(coordinator.of("renew"))
     worker.stop()
     renewals = len(coordinator.of("renew")) - before
-    assert 1 <= renewals <= 12, "each third of the lease"
+    assert 2 <= renewals <= 12, "each third of the lease"
 
 
 def test_stopping_twice_is_harmless(coordinator: FakeCoordinator, work: Any) -> None:
