@@ -5,6 +5,8 @@ Without Chromium these tests are skipped; where the environment variable CI is s
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import shutil
 import socket
@@ -13,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +107,38 @@ def browser() -> Iterator[Any]:
         if os.environ.get("CI"):
             pytest.fail("there is no Chromium, and in CI the browser tests must run: apt-get install chromium")
         pytest.skip("there is no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import Locator, LocatorAssertions, expect, sync_playwright
 
     expect.set_options(timeout=1000 * EXPECTED_S)
-    with sync_playwright() as playwright:
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        for asker in (Locator, LocatorAssertions):
+            for name, method in list(vars(asker).items()):
+                if not name.startswith("_") and inspect.isfunction(method):
+                    patch.setattr(asker, name, _waits_for_one(method))
         chromium = playwright.chromium.launch(executable_path=executable, args=list(_CHROMIUM_ARGUMENTS))
         yield chromium
         chromium.close()
+
+
+def _waits_for_one(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """`ask`, which waits while its locator finds two.
+
+    Until a run ends, Streamlit shows what the last run left beside what this one draws. Playwright waits for an element
+    to come and to be so, but not for a second one to go.
+    """
+
+    @functools.wraps(ask)
+    def patient(*arguments: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + EXPECTED_S
+        while True:
+            try:
+                return ask(*arguments, **options)
+            except Exception as error:
+                if "strict mode violation" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    return patient
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_the_list_leads_to_the_model(page: Any, models: Served) -> None:
     expect(page.locator(".am-model")).to_contain_text("2 versions")
     page.get_by_role("button", name="digits").click()
     expect(page.locator("h1")).to_have_text("digits")
-    assert page.url.endswith("/models?model=digits")
+    expect(page).to_have_url(f"{models.address}/models?model=digits")
     page.get_by_role("button", name="← Models").click()
     expect(page.locator("h1")).to_have_text("Models")
 
