@@ -34,7 +34,6 @@ class _Done:
     text: str
     undo: Callable[[], str] | None = None
     at: float = 0.0
-    announced: bool = False
 
 
 def show_done() -> None:
@@ -45,9 +44,6 @@ def show_done() -> None:
     if time.monotonic() - done.at > SHOWN_S:
         del st.session_state[_DONE]
         return
-    if not done.announced:
-        done.announced = True
-        st.toast(theme.markdown_text(done.text))
     with st.container(key="done", horizontal=True, vertical_alignment="center"):
         st.html(f'<span role="status">{theme.escape(done.text)}</span>', width="stretch")
         if done.undo is not None:

@@ -27,6 +27,8 @@ Figure = dict[str, Any]
 MOST = 1500
 #: Without a declaration, a parameter above zero gets a log axis when its largest value is so many times its smallest.
 _WIDE = 1000.0
+#: So many marks have room along an axis, on a phone too.
+_FEW = 10
 
 _UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"), (86400.0, "days"))
 
@@ -79,6 +81,18 @@ def robust_limits(values: np.ndarray, sign: float, log: bool = False) -> tuple[f
 def axis_range(limits: tuple[float, float], log: bool) -> list[float]:
     """`limits` as plotly wants them."""
     return [float(np.log10(limits[0])), float(np.log10(limits[1]))] if log else [float(limits[0]), float(limits[1])]
+
+
+def counted(title: str, traces: Sequence[Figure]) -> Figure:
+    """An axis of trials or steps, below `traces`: few of them are marked one by one, and never half of one."""
+    reach = np.concatenate([np.zeros(1), *(np.asarray(trace["x"], dtype=float) for trace in traces)])
+    return {"title": {"text": title}} | ({"dtick": 1} if np.nanmax(reach) <= _FEW else {})
+
+
+def steps_axis(board: Board, traces: Sequence[Figure]) -> Figure:
+    """The axis of the steps that trials report at, by the name that the study gives them."""
+    fidelity = (board.study.spec or {}).get("fidelity") or {}
+    return counted(plain_text(fidelity.get("name", "step"), 24), traces)
 
 
 def goodness(board: Board, rows: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from dashboard.figures.common import (
     robust_limits,
     short_params,
     spread,
+    steps_axis,
 )
 from dashboard.figures.progress import PLAIN, View
 from dashboard.theme import Palette
@@ -82,7 +83,7 @@ def learning_curves(board: Board, curves: Mapping[int, Curve], colours: Palette,
         "layout": style.layout(
             colours,
             440,
-            xaxis={"title": {"text": f"{unit} since the trial's start" if by_time else _step_name(board)}},
+            xaxis={"title": {"text": f"{unit} since the trial's start"}} if by_time else steps_axis(board, traces),
             yaxis={
                 "title": {"text": plain_text(board.study.metric_names[0], 30)},
                 "range": axis_range(robust_limits(values, float(board.signs[0]), log), log),
@@ -160,35 +161,32 @@ def _background(
 def overlaid(board: Board, curves: Mapping[int, Curve], numbers: Sequence[int], colours: Palette) -> Figure:
     """The curves of a few trials over each other, each in a colour of its own."""
     seen = [curves[number].values[np.isfinite(curves[number].values)] for number in numbers if number in curves]
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if len(curves[number].steps) <= 30 else "lines",
+            "name": f"trial {number}",
+            "x": curves[number].steps.astype(float),
+            "y": curves[number].values,
+            "line": {"width": 2, "color": colours.series(place)},
+            "marker": {"size": 4},
+            "hovertemplate": f"trial {number}<br>step %{{x}}: %{{y:.5g}}<extra></extra>",
+        }
+        for place, number in enumerate(numbers)
+        if number in curves and len(curves[number].steps)
+    ]
     return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(curves[number].steps) <= 30 else "lines",
-                "name": f"trial {number}",
-                "x": curves[number].steps.astype(float),
-                "y": curves[number].values,
-                "line": {"width": 2, "color": colours.series(place)},
-                "marker": {"size": 4},
-                "hovertemplate": f"trial {number}<br>step %{{x}}: %{{y:.5g}}<extra></extra>",
-            }
-            for place, number in enumerate(numbers)
-            if number in curves and len(curves[number].steps)
-        ],
+        "data": traces,
         "layout": style.layout(
             colours,
             340,
-            xaxis={"title": {"text": _step_name(board)}},
+            xaxis=steps_axis(board, traces),
             yaxis={
                 "title": {"text": plain_text(board.study.metric_names[0], 30)},
                 "range": list(robust_limits(np.concatenate(seen) if seen else np.zeros(0), float(board.signs[0]))),
             },
         ),
     }
-
-
-def _step_name(board: Board) -> str:
-    return plain_text(((board.study.spec or {}).get("fidelity") or {}).get("name", "step"))
 
 
 def _dash(place: int) -> str:

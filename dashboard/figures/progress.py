@@ -16,6 +16,7 @@ from dashboard.figures.common import (
     MOST,
     Figure,
     axis_range,
+    counted,
     elapsed_unit,
     hover_texts,
     metric_values,
@@ -110,7 +111,8 @@ def progress(board: Board, colours: Palette, view: View = PLAIN, forecast: Mappi
     layout = style.layout(
         colours,
         420,
-        xaxis={"title": {"text": unit}, "showgrid": False, "rangemode": "tozero"},
+        xaxis=({"title": {"text": unit}} if view.by_time else counted(unit, traces))
+        | {"showgrid": False, "rangemode": "tozero"},
         yaxis={
             "title": {"text": plain_text(board.study.metric_names[metric], 30)},
             "range": axis_range(limits, log),

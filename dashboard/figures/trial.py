@@ -12,7 +12,7 @@ from automl.board import Board, Curve
 from automl.core import FailureKind
 from dashboard import theme
 from dashboard.figures import style
-from dashboard.figures.common import Axis, Figure, declared, plain_text, robust_limits
+from dashboard.figures.common import Axis, Figure, declared, plain_text, robust_limits, steps_axis
 from dashboard.theme import Palette
 
 #: Causes of moves by which an attempt begins.
@@ -184,14 +184,13 @@ def curve(board: Board, row: int, mine: Curve, best: Curve | None, colours: Pale
     seen = [mine.values, best.values if best is not None and board.best != row else mine.values[:0]]
     values = np.concatenate(seen)
     values = values[np.isfinite(values)]
-    fidelity = (board.study.spec or {}).get("fidelity") or {}
     return {
         "data": traces,
         "layout": style.layout(
             colours,
             300,
             hovermode="x unified",
-            xaxis={"title": {"text": plain_text(fidelity.get("name", "step"), 24)}},
+            xaxis=steps_axis(board, traces),
             yaxis={"title": {"text": name}, "range": list(robust_limits(values, float(board.signs[0])))},
             yaxis2={"overlaying": "y", "side": "right", "showgrid": False, "showticklabels": False, "showline": False},
         ),

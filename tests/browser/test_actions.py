@@ -64,6 +64,18 @@ def test_a_study_is_paused_and_the_undo_lets_it_go_on(study: Any, lab: Served) -
     assert not lab.engine.study("lab").paused
 
 
+def test_what_was_done_stays_in_sight_however_far_down_the_page(browser: Any, lab: Served) -> None:
+    for page in window(browser, lab, viewport={"width": 390, "height": 500}):
+        page.goto("/study?study=lab")
+        choose(page, "Pause").get_by_role("button", name="Pause", exact=True).click()
+        said(page).to_contain_text("Study lab is paused.")
+        page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, main.scrollHeight)")
+        expect(page.locator("h1")).not_to_be_in_viewport()
+        expect(page.locator(".st-key-done").get_by_role("button", name="Undo")).to_be_in_viewport(ratio=1)
+        undo(page)
+        said(page).to_contain_text("Study lab goes on.")
+
+
 def test_a_question_that_is_cancelled_changes_nothing(study: Any, lab: Served) -> None:
     choose(study, "Stop").get_by_role("button", name="Cancel").click()
     expect(study.locator(DIALOG)).to_have_count(0)

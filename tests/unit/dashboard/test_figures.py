@@ -163,6 +163,17 @@ def test_by_time_a_running_trial_is_now() -> None:
     assert drawn["layout"]["xaxis"]["title"]["text"] == "minutes since the start"
 
 
+def test_a_handful_of_trials_or_steps_is_marked_one_by_one() -> None:
+    def mark(figure: Figure) -> object:
+        return figure["layout"]["xaxis"].get("dtick")
+
+    few, many = board(4), board(60)
+    assert [mark(progress(base, LIGHT).figure) for base in (few, many)] == [1, None]
+    assert mark(progress(few, LIGHT, View(by_time=True, now=9999.0)).figure) is None
+    for draw in (learning_curves, lambda base, curves, colours: overlaid(base, curves, [0, 1], colours)):
+        assert [mark(draw(few, curves_of(few, [0, 1], steps), LIGHT)) for steps in (9, 30)] == [1, None]
+
+
 def test_few_curves_are_chosen_the_best_and_the_running_ones_among_them() -> None:
     base = with_states(board(5000), {4998: TrialState.RUNNING, 4999: TrialState.RUNNING})
     top, others = chosen(base)
