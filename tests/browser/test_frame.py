@@ -106,6 +106,17 @@ def test_the_colours_follow_the_browser_and_a_phone_is_wide_enough(
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.parametrize("width", [769, 800, 910])
+def test_the_menu_leaves_room_for_the_pulse(browser: Any, served: Served, study: Any, width: int) -> None:
+    for page in window(browser, served, viewport={"width": width, "height": 800}):
+        page.goto("/")
+        pulse = page.locator(".am-live")
+        expect(pulse).to_contain_text("updated", use_inner_text=width > 900)
+        for entry in page.get_by_test_id("stTopNavLink").all():
+            at = entry.bounding_box()
+            assert at["x"] + at["width"] <= pulse.bounding_box()["x"]
+
+
 def test_the_terminal_shows_where_it_is_and_nothing_else(page: Any, study: Any, served: Served) -> None:
     page.goto("/")
     expect(page.locator("h1")).to_have_text("Studies")
