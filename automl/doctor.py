@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from automl.display import format_count
 from automl.engine import DEFAULT_STORAGE, Engine, connect
 from automl.errors import AutoMLError
 
@@ -126,7 +127,9 @@ def _storage(engine: Engine) -> Iterator[Finding]:
     clock = engine.clock()
     answer_ms = (time.monotonic() - began) * 1000
     studies = len(engine.studies())
-    yield Finding("ok", "storage", f"{engine}: {studies} studies, answers in {answer_ms:.1f} ms")
+    yield Finding(
+        "ok", "storage", f"{engine}: {format_count(studies, 'study', 'studies')}, answers in {answer_ms:.1f} ms"
+    )
     difference_s = clock - time.time()
     if abs(difference_s) > CLOCK_DIFFERENCE_S:
         yield Finding("note", "clock", f"this machine differs from the database by {difference_s:+.0f} s; set it right")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from automl.core import Artifact, Gate, ModelVersion, StudyRecord, TrialRecord
 from automl.declaration import Bound
-from automl.display import format_size
+from automl.display import format_count, format_size
 from automl.errors import AutoMLError
 from automl.storage.artifacts import ArtifactStore
 
@@ -42,9 +42,11 @@ def files_gate(artifacts: ArtifactStore, files: Sequence[Artifact]) -> Gate:
         except (AutoMLError, OSError) as error:
             wrong.append(str(error))
     if wrong:
-        return Gate(FILES, False, f"{len(wrong)} of {len(files)} files are not as recorded", "; ".join(wrong))
+        return Gate(
+            FILES, False, f"{len(wrong)} of {format_count(len(files), 'file')} not as recorded", "; ".join(wrong)
+        )
     size = format_size(sum(item.size for item in files))
-    return Gate(FILES, True, f"{len(files)} files, {size}, as recorded")
+    return Gate(FILES, True, f"{format_count(len(files), 'file')}, {size}, as recorded")
 
 
 def loading_gates(

@@ -19,6 +19,7 @@ from automl.display.progress import (
     RunningTrial,
     clean,
     estimate_seconds_left,
+    format_count,
     format_duration,
     format_forecast,
     format_params,
@@ -36,6 +37,7 @@ __all__ = [
     "Progress",
     "RunningTrial",
     "estimate_seconds_left",
+    "format_count",
     "format_duration",
     "format_forecast",
     "format_params",
@@ -122,7 +124,7 @@ def _line(progress: Progress, trial: FinishedTrial, ended: int) -> str:
         parts.append(clean(trial.failure))
     if progress.best_number is not None:
         parts.append(f"best {format_value(progress.best_value)} (trial {progress.best_number})")
-    parts.append(f"{ended}/{progress.budget_trials}" if progress.budget_trials else f"{ended} trials")
+    parts.append(f"{ended}/{progress.budget_trials}" if progress.budget_trials else format_count(ended, "trial"))
     if progress.left_s:
         parts.append(f"left {format_duration(progress.left_s)}")
     if progress.forecast:

@@ -116,6 +116,11 @@ def estimate_seconds_left(durations_s: Sequence[float], remaining: float, slots:
     return sum(recent) / len(recent) * max(remaining / max(slots, 1), 1.0)
 
 
+def format_count(count: int, one: str, many: str = "") -> str:
+    """`1 trial`, `2,500 trials`; `many` where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def format_value(value: float | None) -> str:
     """A metric in four significant digits, never fewer than its whole part has: `0.9800`, `123.5`, `12346`."""
     if value is None:
@@ -163,7 +168,7 @@ def format_forecast(forecast: Mapping[str, Any], direction: str) -> str:
     `forecast` has `trials`, `gain` (how much better the best is expected to be after them) and `sd`.
     """
     sign = "-" if direction == "min" else "+"
-    return f"{forecast['trials']} more trials: {sign}{forecast['gain']:.2g} ± {forecast['sd']:.2g}"
+    return f"{format_count(forecast['trials'], 'more trial')}: {sign}{forecast['gain']:.2g} ± {forecast['sd']:.2g}"
 
 
 def format_violated(names: Sequence[str]) -> str:
@@ -173,7 +178,11 @@ def format_violated(names: Sequence[str]) -> str:
 
 def done(progress: Progress) -> str:
     """`31/60 trials`."""
-    return f"{progress.ended}/{progress.budget_trials} trials" if progress.budget_trials else f"{progress.ended} trials"
+    return (
+        f"{progress.ended}/{progress.budget_trials} trials"
+        if progress.budget_trials
+        else format_count(progress.ended, "trial")
+    )
 
 
 def times(progress: Progress) -> str:

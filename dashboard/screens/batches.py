@@ -68,8 +68,10 @@ def _list(batches: Sequence[Batch]) -> None:
 
 
 def _card(batch: Batch, now: float) -> str:
-    count = f"{len(batch.studies)} stud{'y' if len(batch.studies) == 1 else 'ies'}"
-    trials = f"{batch.made} trials" if batch.max_trials is None else f"{batch.made} of {batch.max_trials} trials"
+    count = theme.several(len(batch.studies), "study", "studies")
+    trials = (
+        theme.several(batch.made, "trial") if batch.max_trials is None else f"{batch.made} of {batch.max_trials} trials"
+    )
     when = f"finished {theme.ago(now - batch.finished_at)}" if batch.finished_at else theme.ago(now - batch.created_at)
     names = theme.escape(", ".join(batch.studies))
     return (

@@ -27,7 +27,7 @@ def main() -> None:
         return
     drawn = _look()
     channels, deliveries = drawn
-    theme.header("Notifications", detail=f"{len(channels)} channel{'' if len(channels) == 1 else 's'}")
+    theme.header("Notifications", detail=theme.several(len(channels), "channel"))
     if not channels:
         theme.empty_state(
             "Nobody is told of anything", "A channel brings what happens to a webhook, to Slack, or by mail."

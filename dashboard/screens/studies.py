@@ -39,8 +39,11 @@ def _look() -> tuple[list[Overview], str, int]:
 def _list(studies: Sequence[Overview]) -> None:
     searching = sum(_is_busy(item) for item in studies)
     workers = sum(item.workers for item in studies)
-    parts = [_count(len(studies), "study", "studies"), f"{searching} searching" if searching else "nothing is running"]
-    theme.header("Studies", detail=" · ".join(parts + [f"{_count(workers, 'worker')} at work"] * (workers > 0)))
+    parts = [
+        theme.several(len(studies), "study", "studies"),
+        f"{searching} searching" if searching else "nothing is running",
+    ]
+    theme.header("Studies", detail=" · ".join(parts + [f"{theme.several(workers, 'worker')} at work"] * (workers > 0)))
     known = sorted({tag for item in studies for tag in item.study.tags})
     with st.container(key="studies-controls", horizontal=True, vertical_alignment="center"):
         wanted = st.text_input(
@@ -125,7 +128,7 @@ def _activity(item: Overview, now: float) -> str:
         first = f"over: {theme.escape(reason)}" if reason else "over, the budget is used"
     elif state is StudyState.OPEN and item.workers:
         left = f" · {theme.duration(item.seconds_left)} left" if item.seconds_left else ""
-        first = _count(item.workers, "worker") + left
+        first = theme.several(item.workers, "worker") + left
     elif state is StudyState.OPEN:
         first = "paused" if item.study.paused else "nobody works at it"
     else:
@@ -135,10 +138,6 @@ def _activity(item: Overview, now: float) -> str:
 
 def _is_busy(item: Overview) -> bool:
     return item.study.state is StudyState.OPEN and item.counts["running"] > 0
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _nothing_yet() -> None:

@@ -227,7 +227,7 @@ def _honest(estimate: Estimate, look: _Look) -> str:
     """HTML: what is to be expected of it, beside the lucky value."""
     where = "on held-out data" if estimate.held_out else "with fresh seeds"
     sure = f"{100 * estimate.p_best:.0f} %"
-    runs = f"{estimate.runs} run{'' if estimate.runs == 1 else 's'} {where}"
+    runs = f"{theme.several(estimate.runs, 'run')} {where}"
     pairs = [("to be expected", actions.estimate_text(estimate)), ("truly the best", sure), ("told by", runs)]
     return f'<div class="am-honest-card">{pieces.facts(pairs)}</div>'
 
@@ -252,7 +252,7 @@ def _reason(look: _Look) -> None:
     if feasible is not None:
         pairs.append(("chance of keeping to the constraints", f"{100 * feasible:.0f} %"))
     if _finite(why.get("model_rows")) is not None:
-        pairs.append(("learnt from", f"{why['model_rows']} results"))
+        pairs.append(("learnt from", theme.several(why["model_rows"], "result")))
     if _finite(why.get("ms")) is not None:
         pairs.append(("thought for", f"{why['ms']:.0f} ms"))
     with st.container(key="card-trial-reason"):

@@ -21,7 +21,7 @@ def main() -> None:
     slots = sum(len(worker.slots) for worker in alive)
     busy = sum(name in running for worker in alive for name in _slot_names(worker))
     machines = len({worker.host for worker in alive})
-    detail = f"{len(alive)} alive on {machines} machine{'' if machines == 1 else 's'} · {busy} of {slots} slots busy"
+    detail = f"{len(alive)} alive on {theme.several(machines, 'machine')} · {busy} of {slots} slots busy"
     theme.header("Workers", detail=detail if workers else "")
     if workers or st.session_state.get("workers-all"):
         st.toggle("Show those that ended", key="workers-all")

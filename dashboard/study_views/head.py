@@ -64,7 +64,9 @@ def state_words(look: Look) -> str:
     if counts["running"]:
         return f"{counts['running']} trials run" if counts["running"] > 1 else "one trial runs"
     if counts["waiting"]:
-        return f"{counts['waiting']} trials wait for a worker"
+        return (
+            f"{counts['waiting']} trials wait for a worker" if counts["waiting"] > 1 else "one trial waits for a worker"
+        )
     return "nobody works at it" if len(look.board) else "waits for a worker to begin"
 
 

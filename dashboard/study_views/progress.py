@@ -17,7 +17,7 @@ def show(look: Look) -> None:
     seen = (~board.is_in(TrialState.FAILED, TrialState.CANCELLED, TrialState.WAITING)).any()
     if not seen:
         counts = board.counts
-        waiting = f" {counts['waiting']} trials wait for a worker." if counts["waiting"] else ""
+        waiting = f" {theme.several(counts['waiting'], 'trial')} waiting for a worker." if counts["waiting"] else ""
         theme.empty_state(
             "No trials yet",
             f"Each trial becomes a point here, from its first report on.{waiting} Start workers to begin.",

@@ -104,7 +104,7 @@ def need(look: Look, results: int, what: str) -> bool:
     elif have == 0:
         title = "No results yet"
     else:
-        title = f"{have} result so far" if have == 1 else f"{have} results so far"
+        title = f"{theme.several(have, 'result')} so far"
     after = "the first trial has" if results == 1 else f"{results} trials have"
     going = f" {counts['running']} running now." if counts["running"] else ""
     theme.empty_state(title, f"{what} appears here as soon as {after} a result.{going}")

@@ -37,9 +37,9 @@ def show(look: Look) -> None:
     mean = sum(idle.values()) / len(idle)
     retried = sum(segment.attempt > 1 for segment in segments)
     st.html(" ".join(pieces.chip(name, colour, "■") for name, colour in legend(segments, look.colours)))
-    draw(figure, f"timeline-{limit}", f"What {len(idle)} slots did")
-    words = f"{len(segments):,} attempts on {len(idle)} slots; {100 * mean:.0f} % of their time idle."
+    draw(figure, f"timeline-{limit}", f"What {theme.several(len(idle), 'slot')} did")
+    words = f"{theme.several(len(segments), 'attempt')} on {theme.several(len(idle), 'slot')}, {100 * mean:.0f} % idle."
     if retried:
-        words += f" {retried:,} were a trial's second or later attempt (▾)."
+        words += f" {retried:,} of them a trial's second or later (▾)."
     st.caption(f"{words} A slot's time begins with its first attempt here.")
     picked_trial(look)

@@ -130,7 +130,7 @@ def _below(look: Look, table: TrialTable, rows: np.ndarray, wanted: _Wanted) -> 
     total = len(look.board)
     named = ""
     with st.container(horizontal=True, vertical_alignment="center", key="trials-below"):
-        words = f"{len(rows):,} of {total:,} trials" if len(rows) < total else f"{total:,} trials"
+        words = f"{len(rows):,} of {total:,} trials" if len(rows) < total else theme.several(total, "trial")
         how = "name trials to compare them" if len(rows) > CARRIED else "click rows to compare them"
         st.caption(f"{words}. Click a header to sort, {how}.")
         if len(rows) > CARRIED:

@@ -149,4 +149,4 @@ def _learnt_from(why: Any) -> str:
     if sources:
         return ", ".join(f"{name} {100 * float(weight):.0f} %" for name, weight in sources.items())
     rows = _number(why.get("model_rows"))
-    return "–" if rows is None else f"{rows:.0f} results"
+    return "–" if rows is None else theme.several(round(rows), "result")

@@ -22,6 +22,7 @@ from automl.display import (
     Progress,
     RunningTrial,
     estimate_seconds_left,
+    format_count,
     format_duration,
     format_forecast,
     format_size,
@@ -108,6 +109,13 @@ def test_a_line_ends_with_what_is_expected_of_more_trials_and_says_what_was_viol
     line = plain(replace(PROGRESS, finished=(finished,), forecast=forecast))
     assert "accuracy 0.9722  violates ms, mb  best" in line
     assert line.endswith("left 40 s  20 more trials: +0.2 ± 0.1\n")
+
+
+def test_one_is_not_many() -> None:
+    shown = [format_count(count, "study", "studies") for count in (0, 1, 2, 2500)]
+    assert shown == ["0 studies", "1 study", "2 studies", "2,500 studies"]
+    assert [format_count(count, "trial") for count in (1, 3)] == ["1 trial", "3 trials"]
+    assert format_forecast({"trials": 1, "gain": 0.2, "sd": 0.1}, "max").startswith("1 more trial: ")
 
 
 @pytest.mark.parametrize(
