@@ -199,7 +199,7 @@ def test_the_files_gate_counts_what_is_wrong(artifacts: Path, tmp_path: Path) ->
     gone = replace(kept[0], sha256="0" * 64)
     store.path(kept[1]).write_text("another")
     gate = files_gate(store, [gone, kept[1]])
-    assert (gate.passed, gate.figure) == (False, "2 of 2 files are not as recorded")
+    assert (gate.passed, gate.figure) == (False, "2 of 2 files not as recorded")
     assert not files_gate(store, [kept[0]]).passed  # no model among them
     assert not files_gate(store, [Artifact("model.onnx", "../" + "0" * 61, 1)]).passed
 
