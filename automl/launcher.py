@@ -133,6 +133,7 @@ def _warm_up(*, boards: bool = True) -> None:
     Without `boards` no study is read: whose it would be is not known before somebody has logged in.
     """
     import narwhals  # noqa: F401  (what Streamlit imports when it is handed a plot, a picture, a table)
+    import pandas  # noqa: F401  (plotly uses it as soon as somebody has begun to load it, in whatever thread)
     import PIL.Image  # noqa: F401
     import plotly.graph_objects
     import plotly.io
