@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 
 from automl.core import TrialState
-from automl.display.progress import clean, format_count, format_duration, format_value, param
+from automl.display.progress import clean, format_duration, format_value, param
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -210,10 +210,6 @@ def plot(drawn: go.Figure, key: str, alt: str = "") -> None:
 def number(value: float | None) -> str:
     """A metric in four significant digits, `–` for none."""
     return "–" if value is None or value != value else format_value(value)
-
-
-#: `several(1, "trial")`, as the terminal says it.
-several = format_count
 
 
 def value_text(value: Any) -> str:

@@ -83,8 +83,8 @@ def axis_range(limits: tuple[float, float], log: bool) -> list[float]:
     return [float(np.log10(limits[0])), float(np.log10(limits[1]))] if log else [float(limits[0]), float(limits[1])]
 
 
-def counted(title: str, traces: Sequence[Figure]) -> Figure:
-    """An axis of trials or steps, below `traces`: few of them are marked one by one, and never half of one."""
+def whole_axis(title: str, traces: Sequence[Figure]) -> Figure:
+    """An axis of whole numbers below `traces`: few of them are marked one by one, and never half of one."""
     reach = np.concatenate([np.zeros(1), *(np.asarray(trace["x"], dtype=float) for trace in traces)])
     return {"title": {"text": title}} | ({"dtick": 1} if np.nanmax(reach) <= _FEW else {})
 
@@ -92,7 +92,7 @@ def counted(title: str, traces: Sequence[Figure]) -> Figure:
 def steps_axis(board: Board, traces: Sequence[Figure]) -> Figure:
     """The axis of the steps that trials report at, by the name that the study gives them."""
     fidelity = (board.study.spec or {}).get("fidelity") or {}
-    return counted(plain_text(fidelity.get("name", "step"), 24), traces)
+    return whole_axis(plain_text(fidelity.get("name", "step"), 24), traces)
 
 
 def goodness(board: Board, rows: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from automl.board import STATES, Board
 from automl.core import StudyState
 from dashboard import theme
 from dashboard.figures import style
-from dashboard.figures.common import Figure, axis_range, counted, elapsed_unit, plain_text, robust_limits
+from dashboard.figures.common import Figure, axis_range, elapsed_unit, plain_text, robust_limits, whole_axis
 from dashboard.theme import Palette
 
 #: What tells the runs of one method apart: a number at the end of the name.
@@ -109,7 +109,7 @@ def progress(groups: Sequence[Group], colours: Palette, *, by_time: bool = False
             colours,
             420,
             hovermode="x unified" if len(groups) <= 8 else "closest",
-            xaxis=({"title": {"text": unit}} if by_time else counted(unit, traces)) | {"rangemode": "tozero"},
+            xaxis=({"title": {"text": unit}} if by_time else whole_axis(unit, traces)) | {"rangemode": "tozero"},
             yaxis={"title": {"text": f"best {metric} so far"}, "range": axis_range(limits, False)},
         ),
     }

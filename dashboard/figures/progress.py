@@ -16,13 +16,13 @@ from dashboard.figures.common import (
     MOST,
     Figure,
     axis_range,
-    counted,
     elapsed_unit,
     hover_texts,
     metric_values,
     plain_text,
     robust_limits,
     spread,
+    whole_axis,
 )
 from dashboard.theme import Palette
 
@@ -111,7 +111,7 @@ def progress(board: Board, colours: Palette, view: View = PLAIN, forecast: Mappi
     layout = style.layout(
         colours,
         420,
-        xaxis=({"title": {"text": unit}} if view.by_time else counted(unit, traces))
+        xaxis=({"title": {"text": unit}} if view.by_time else whole_axis(unit, traces))
         | {"showgrid": False, "rangemode": "tozero"},
         yaxis={
             "title": {"text": plain_text(board.study.metric_names[metric], 30)},

@@ -9,6 +9,7 @@ import streamlit as st
 
 from automl.board import Overview
 from automl.core import StudyRecord
+from automl.display import format_count
 from automl.team import Batch
 from dashboard import actions, connection, links, live, pieces, theme
 
@@ -68,9 +69,9 @@ def _list(batches: Sequence[Batch]) -> None:
 
 
 def _card(batch: Batch, now: float) -> str:
-    count = theme.several(len(batch.studies), "study", "studies")
+    count = format_count(len(batch.studies), "study", "studies")
     trials = (
-        theme.several(batch.made, "trial") if batch.max_trials is None else f"{batch.made} of {batch.max_trials} trials"
+        format_count(batch.made, "trial") if batch.max_trials is None else f"{batch.made} of {batch.max_trials} trials"
     )
     when = f"finished {theme.ago(now - batch.finished_at)}" if batch.finished_at else theme.ago(now - batch.created_at)
     names = theme.escape(", ".join(batch.studies))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import streamlit as st
 
 from automl.core import Estimate, Model, ModelVersion, Promotion
+from automl.display import format_count
 from automl.errors import NotFound
 from dashboard import actions, connection, links, live, pieces, theme
 
@@ -47,7 +48,7 @@ def _list(models: Sequence[Model]) -> None:
         with st.container(key=f"study-card-model-{model.name}"):
             st.button(theme.markdown_text(model.name), key=f"open-{model.name}", on_click=_open, args=(model.name,))
             aliases = "".join(_alias_chip(name, version) for name, version in model.aliases.items())
-            count = theme.several(model.versions, "version")
+            count = format_count(model.versions, "version")
             st.html(
                 f'<div class="am-model"><h3>{theme.escape(model.name)}</h3><span>{aliases}</span>'
                 f'<span class="am-muted">{count} · since {theme.moment(model.created_at)}</span></div>'
@@ -72,7 +73,7 @@ def _model(name: str) -> None:
     versions = engine.model_versions(name)
     history = engine.promotions(name)
     st.button("← Models", key="models-back", type="tertiary", on_click=st.query_params.clear)
-    theme.header(name, detail=theme.several(len(versions), "version"))
+    theme.header(name, detail=format_count(len(versions), "version"))
     _aliases(name, versions, history)
     st.html('<h2 class="am-section">Versions</h2>')
     estimates = _estimates(versions, history)

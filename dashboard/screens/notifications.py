@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from automl.display import format_count
 from automl.team import Channel, Delivery, Scope
 from dashboard import actions, connection, live, login, pieces, theme
 
@@ -27,7 +28,7 @@ def main() -> None:
         return
     drawn = _look()
     channels, deliveries = drawn
-    theme.header("Notifications", detail=theme.several(len(channels), "channel"))
+    theme.header("Notifications", detail=format_count(len(channels), "channel"))
     if not channels:
         theme.empty_state(
             "Nobody is told of anything", "A channel brings what happens to a webhook, to Slack, or by mail."

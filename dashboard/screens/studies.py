@@ -9,6 +9,7 @@ import streamlit as st
 
 from automl.board import Overview
 from automl.core import StudyState
+from automl.display import format_count
 from dashboard import connection, example, links, live, login, pieces, theme
 
 #: Cards that are drawn at first; a click brings more.
@@ -40,10 +41,10 @@ def _list(studies: Sequence[Overview]) -> None:
     searching = sum(_is_busy(item) for item in studies)
     workers = sum(item.workers for item in studies)
     parts = [
-        theme.several(len(studies), "study", "studies"),
+        format_count(len(studies), "study", "studies"),
         f"{searching} searching" if searching else "nothing is running",
     ]
-    theme.header("Studies", detail=" · ".join(parts + [f"{theme.several(workers, 'worker')} at work"] * (workers > 0)))
+    theme.header("Studies", detail=" · ".join(parts + [f"{format_count(workers, 'worker')} at work"] * (workers > 0)))
     known = sorted({tag for item in studies for tag in item.study.tags})
     with st.container(key="studies-controls", horizontal=True, vertical_alignment="center"):
         wanted = st.text_input(
@@ -128,7 +129,7 @@ def _activity(item: Overview, now: float) -> str:
         first = f"over: {theme.escape(reason)}" if reason else "over, the budget is used"
     elif state is StudyState.OPEN and item.workers:
         left = f" · {theme.duration(item.seconds_left)} left" if item.seconds_left else ""
-        first = theme.several(item.workers, "worker") + left
+        first = format_count(item.workers, "worker") + left
     elif state is StudyState.OPEN:
         first = "paused" if item.study.paused else "nobody works at it"
     else:

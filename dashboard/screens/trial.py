@@ -11,6 +11,7 @@ import streamlit as st
 
 from automl.board import Board
 from automl.core import Artifact, Estimate, StudyRecord, TrialRecord, TrialState
+from automl.display import format_count
 from automl.engine import Engine
 from dashboard import actions, connection, links, live, pieces, theme
 from dashboard.figures import trial as figures
@@ -227,7 +228,7 @@ def _honest(estimate: Estimate, look: _Look) -> str:
     """HTML: what is to be expected of it, beside the lucky value."""
     where = "on held-out data" if estimate.held_out else "with fresh seeds"
     sure = f"{100 * estimate.p_best:.0f} %"
-    runs = f"{theme.several(estimate.runs, 'run')} {where}"
+    runs = f"{format_count(estimate.runs, 'run')} {where}"
     pairs = [("to be expected", actions.estimate_text(estimate)), ("truly the best", sure), ("told by", runs)]
     return f'<div class="am-honest-card">{pieces.facts(pairs)}</div>'
 
@@ -252,7 +253,7 @@ def _reason(look: _Look) -> None:
     if feasible is not None:
         pairs.append(("chance of keeping to the constraints", f"{100 * feasible:.0f} %"))
     if _finite(why.get("model_rows")) is not None:
-        pairs.append(("learnt from", theme.several(why["model_rows"], "result")))
+        pairs.append(("learnt from", format_count(why["model_rows"], "result")))
     if _finite(why.get("ms")) is not None:
         pairs.append(("thought for", f"{why['ms']:.0f} ms"))
     with st.container(key="card-trial-reason"):

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from automl.core import StudyRecord, TrialRecord, TrialState, WorkerRecord
+from automl.display import format_count
 from dashboard import actions, connection, links, live, pieces, theme
 
 Running = Mapping[str, tuple[StudyRecord, TrialRecord]]
@@ -21,7 +22,7 @@ def main() -> None:
     slots = sum(len(worker.slots) for worker in alive)
     busy = sum(name in running for worker in alive for name in _slot_names(worker))
     machines = len({worker.host for worker in alive})
-    detail = f"{len(alive)} alive on {theme.several(machines, 'machine')} · {busy} of {slots} slots busy"
+    detail = f"{len(alive)} alive on {format_count(machines, 'machine')} · {busy} of {slots} slots busy"
     theme.header("Workers", detail=detail if workers else "")
     if workers or st.session_state.get("workers-all"):
         st.toggle("Show those that ended", key="workers-all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from automl.display import format_count
 from dashboard import theme
 from dashboard.figures.curves import BEST, chosen, learning_curves
 from dashboard.figures.progress import View
@@ -30,7 +31,7 @@ def show(look: Look) -> None:
     now = look.kept(look.engine.clock, "now")
     view = View(by_time=along == "by time", log=log, now=now)
     figure = look.kept(lambda: learning_curves(board, curves, look.colours, view), "learning", view)
-    draw(figure, f"curves-{view.by_time}-{log}", f"Learning curves of {theme.several(len(numbers), 'trial')}")
+    draw(figure, f"curves-{view.by_time}-{log}", f"Learning curves of {format_count(len(numbers), 'trial')}")
     st.caption(_words(look, len(top), len(others), view.by_time))
     picked_trial(look)
 
@@ -39,7 +40,7 @@ def _words(look: Look, top: int, others: int, by_time: bool) -> str:
     reported = int((look.board.step >= 0).sum())
     words = [f"The best {top} in colour" if top > 1 else "The best in colour"] if top else []
     if others:
-        words.append(theme.several(others, "other") + " dimmed" if top else theme.several(others, "trial"))
+        words.append(format_count(others, "other") + " dimmed" if top else format_count(others, "trial"))
     first = ", ".join(words) + (f", out of {reported:,} with reports." if reported > top + others else ".")
     if top >= BEST or others:
         first += " × marks where a trial was ended early."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from automl.core import TrialState
+from automl.display import format_count
 from dashboard import theme
 from dashboard.figures.progress import View, can_be_log, progress
 from dashboard.study_views.shared import Look, all_failed, draw, picked_trial
@@ -17,7 +18,7 @@ def show(look: Look) -> None:
     seen = (~board.is_in(TrialState.FAILED, TrialState.CANCELLED, TrialState.WAITING)).any()
     if not seen:
         counts = board.counts
-        waiting = f" {theme.several(counts['waiting'], 'trial')} waiting for a worker." if counts["waiting"] else ""
+        waiting = f" {format_count(counts['waiting'], 'trial')} waiting for a worker." if counts["waiting"] else ""
         theme.empty_state(
             "No trials yet",
             f"Each trial becomes a point here, from its first report on.{waiting} Start workers to begin.",

@@ -12,6 +12,7 @@ import streamlit as st
 
 from automl.board import STATES, Board
 from automl.core import Failure, StudyRecord, TrialState
+from automl.display import format_count
 from automl.engine import Engine
 from dashboard import links, pieces, theme
 from dashboard.figures.common import short_params
@@ -104,7 +105,7 @@ def need(look: Look, results: int, what: str) -> bool:
     elif have == 0:
         title = "No results yet"
     else:
-        title = f"{theme.several(have, 'result')} so far"
+        title = f"{format_count(have, 'result')} so far"
     after = "the first trial has" if results == 1 else f"{results} trials have"
     going = f" {counts['running']} running now." if counts["running"] else ""
     theme.empty_state(title, f"{what} appears here as soon as {after} a result.{going}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from automl.display import format_count
 from dashboard import pieces, theme
 from dashboard.figures.timeline import idle_shares, legend, timeline
 from dashboard.study_views.shared import Look, draw, picked_trial
@@ -37,8 +38,8 @@ def show(look: Look) -> None:
     mean = sum(idle.values()) / len(idle)
     retried = sum(segment.attempt > 1 for segment in segments)
     st.html(" ".join(pieces.chip(name, colour, "■") for name, colour in legend(segments, look.colours)))
-    draw(figure, f"timeline-{limit}", f"What {theme.several(len(idle), 'slot')} did")
-    words = f"{theme.several(len(segments), 'attempt')} on {theme.several(len(idle), 'slot')}, {100 * mean:.0f} % idle."
+    draw(figure, f"timeline-{limit}", f"What {format_count(len(idle), 'slot')} did")
+    words = f"{format_count(len(segments), 'attempt')} on {format_count(len(idle), 'slot')}, {100 * mean:.0f} % idle."
     if retried:
         words += f" {retried:,} of them a trial's second or later (▾)."
     st.caption(f"{words} A slot's time begins with its first attempt here.")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import streamlit as st
 
 from automl.board import STATES, Board
+from automl.display import format_count
 from automl.errors import InvalidInput
 from automl.transfer import write_rows
 from dashboard import links, pieces, theme
@@ -130,7 +131,7 @@ def _below(look: Look, table: TrialTable, rows: np.ndarray, wanted: _Wanted) -> 
     total = len(look.board)
     named = ""
     with st.container(horizontal=True, vertical_alignment="center", key="trials-below"):
-        words = f"{len(rows):,} of {total:,} trials" if len(rows) < total else theme.several(total, "trial")
+        words = f"{len(rows):,} of {total:,} trials" if len(rows) < total else format_count(total, "trial")
         how = "name trials to compare them" if len(rows) > CARRIED else "click rows to compare them"
         st.caption(f"{words}. Click a header to sort, {how}.")
         if len(rows) > CARRIED:

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from automl.core import TrialRecord, TrialState
+from automl.display import format_count
 from dashboard import links, pieces, theme
 from dashboard.figures.reasons import WITHIN_1, WITHIN_2, calibration, predicted_and_came
 from dashboard.study_views.shared import Look, draw, picked_trial
@@ -149,4 +150,4 @@ def _learnt_from(why: Any) -> str:
     if sources:
         return ", ".join(f"{name} {100 * float(weight):.0f} %" for name, weight in sources.items())
     rows = _number(why.get("model_rows"))
-    return "–" if rows is None else theme.several(round(rows), "result")
+    return "–" if rows is None else format_count(round(rows), "result")

@@ -136,7 +136,7 @@ def _waits_for_one(ask: Callable[..., Any]) -> Callable[..., Any]:
             except Exception as error:
                 if "strict mode violation" not in str(error) or time.monotonic() > deadline:
                     raise
-            time.sleep(0.05)
+            time.sleep(0.05)  # nothing tells when the second one goes
 
     return patient
 

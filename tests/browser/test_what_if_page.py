@@ -9,10 +9,8 @@ import pytest
 from playwright.sync_api import expect
 
 from automl.core import StudyRecord, TrialState
-from tests.browser.conftest import PATIENCE_S, Served
+from tests.browser.conftest import Served
 from tests.unit.dashboard.searched import searched
-
-expect.set_options(timeout=1000 * PATIENCE_S)  # a machine that does five things at once draws slowly
 
 
 @pytest.fixture(scope="module")
